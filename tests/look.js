@@ -1,0 +1,50 @@
+// What a reader would notice on a page, as plain data, for test_site.py.
+window.look = (() => {
+  const all = sel => [...document.querySelectorAll(sel)];
+  const visible = el => { const r = el.getBoundingClientRect(); return r.width > 1 && r.height > 1 && getComputedStyle(el).visibility === 'visible'; };
+  const texts = root => all(root).flatMap(r => [r, ...r.querySelectorAll('*')]).filter(el =>
+    !el.closest('svg, math, .visually-hidden, .smalldocs-search-results') && visible(el) && [...el.childNodes].some(n => n.nodeType === 3 && n.data.trim()));
+  const where = el => `<${el.tagName.toLowerCase()}${el.className ? ` class="${el.className}"` : ''}> "${el.textContent.trim().replace(/\s+/g, ' ').slice(0, 50)}"`;
+  const few = list => [...new Set(list)].slice(0, 8);
+
+  const links = () => all('a[href]').map(a => a.getAttribute('href')).filter(h => h && !/^(mailto|javascript):/.test(h));
+  const ids = () => all('[id]').map(el => el.id);
+  const brokenImages = () => all('img').filter(i => !(i.complete && i.naturalWidth)).map(i => `broken image: ${i.src.slice(0, 80)}`);
+
+  // Content may be wider than the screen only inside a box that scrolls.
+  const scrolls = el => { for (; el && el !== document.body; el = el.parentElement) if (/auto|scroll/.test(getComputedStyle(el).overflowX)) return true; return false; };
+  const overflow = () => {
+    const width = document.documentElement.clientWidth;
+    const wide = all('main *').filter(el => visible(el) && el.getBoundingClientRect().right > width + 1 && !scrolls(el)).map(el => `sticks out: ${where(el)}`);
+    if (document.documentElement.scrollWidth > width + 1) wide.unshift(`the page scrolls sideways: ${document.documentElement.scrollWidth} > ${width}`);
+    return few(wide);
+  };
+  const small = (px = 14) => few(texts('main').filter(el => !el.closest('sup, sub') && parseFloat(getComputedStyle(el).fontSize) < px).map(el => `${getComputedStyle(el).fontSize}: ${where(el)}`));
+
+  // Colours as [r, g, b, alpha], painted over one another; contrast as WCAG 2 defines it.
+  const canvas = Object.assign(document.createElement('canvas'), { width: 1, height: 1 }).getContext('2d', { willReadFrequently: true });
+  const cache = {};
+  const parse = css => cache[css] ??= (() => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = css; canvas.fillRect(0, 0, 1, 1); const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255]; })();
+  const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+  const background = el => {
+    const layers = [];
+    for (; el; el = el.parentElement) { const c = parse(getComputedStyle(el).backgroundColor); if (c[3] > 0) layers.push(c); if (c[3] === 1) break; }
+    return layers.reduceRight((below, top) => over(top, below), [255, 255, 255, 1]);
+  };
+  const opacity = el => { let o = 1; for (; el; el = el.parentElement) o *= parseFloat(getComputedStyle(el).opacity); return o; };
+  const luminance = c => c.slice(0, 3).map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0);
+  const contrast = el => {
+    const below = background(el), color = parse(getComputedStyle(el).color);
+    const [a, b] = [over([...color.slice(0, 3), color[3] * opacity(el)], below), below].map(luminance).sort((x, y) => y - x);
+    return (a + .05) / (b + .05);
+  };
+  const faint = (least = 4.5) => few(texts('main, #quarto-sidebar, #quarto-header').filter(el => opacity(el) > 0).map(el => [contrast(el), el]).filter(([c]) => c < least)
+    .map(([c, el]) => `contrast ${c.toFixed(1)}: ${where(el)}`));
+
+  // A page is a run that went well: no traceback, and no warnings or progress bars, which go to stderr.
+  const noise = () => few(all('.cell-output-error, .cell-output-stderr').map(where));
+  const isDark = () => luminance(background(document.body)) < .2;
+  const everything = () => ({ links: links(), ids: ids(), brokenImages: brokenImages(), noise: noise(), overflow: overflow(), small: small(), faint: faint(),
+    dark: isDark(), characters: document.querySelector('main').innerText.length });
+  return { isDark, everything };
+})();

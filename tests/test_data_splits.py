@@ -1,0 +1,145 @@
+"Splits, duplicates, personal data and data cards: what must hold for any rows."
+import json, os, random, subprocess, sys
+from collections import Counter
+import pytest
+from hypothesis import HealthCheck, assume, given, settings, strategies as st
+from ftcook.data import (DataError, clusters, dedupe, find_pii, fingerprint, join_groups, leakage, load_splits, matches, normalize, pii_sentences, pii_scores,
+                         read_card, row_text, scrub, sieve, split, write_splits)
+
+relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+words = st.text('abcdeåß é.!', min_size=1, max_size=30)
+
+def row(question, answer, **more): return dict(messages=[dict(role='user', content=question), dict(role='assistant', content=answer)], **more)
+rows_of = st.lists(st.builds(row, words, words), min_size=1, max_size=12)
+
+@st.composite
+def tables(draw):
+    n = draw(st.integers(4, 40))
+    return [dict(id=i, kind=draw(st.sampled_from('abc')), day=draw(st.integers(0, 9)), group=draw(st.integers(0, n))) for i in range(n)]
+
+@relaxed
+@given(tables(), st.sampled_from(['random', 'stratified', 'source', 'time']), st.booleans(), st.integers(0, 5))
+def test_splits_are_disjoint_complete_and_repeatable(rows, by, grouped, seed):
+    options = dict(test=.3, validation=.2, by=by, key={'time': 'day', 'random': None}.get(by, 'kind'), groups=[r['group'] for r in rows] if grouped else None, seed=seed)
+    try: parts = split(rows, **options)
+    except ValueError as e:
+        assert 'loosen the groups' in str(e)
+        return
+    ids = {name: part['id'] for name,part in parts.items()}
+    assert sorted(i for part in ids.values() for i in part) == [r['id'] for r in rows]
+    assert {name: part['id'] for name,part in split(rows, **options).items()} == ids
+    sides = {i: name for name,part in ids.items() for i in part}
+    if grouped: assert all(sides[a['id']] == sides[b['id']] for a in rows for b in rows if a['group'] == b['group'])
+    if by == 'source': assert all(sides[a['id']] == sides[b['id']] for a in rows for b in rows if a['kind'] == b['kind'])
+    if by == 'time' and not grouped: assert max(parts['train']['day'], default=0) <= min(parts['test']['day'])
+    if by == 'random' and not grouped: assert len(ids['test']) == round(.3*len(rows)) and len(ids['validation']) == round(.2*len(rows))
+
+@relaxed
+@given(tables(), st.integers(0, 5), st.randoms())
+def test_split_does_not_depend_on_the_order_of_rows(rows, seed, rng):
+    other = rng.sample(rows, len(rows))
+    assert set(split(rows, test=.3, seed=seed)['test']['id']) == set(split(other, test=.3, seed=seed)['test']['id'])
+
+def test_split_does_not_depend_on_hash_seed():
+    code = "from ftcook.data import split; print(split([dict(id=i, kind='ab'[i%2]) for i in range(50)], test=.2, by='stratified', key='kind')['test']['id'][:])"
+    seen = {subprocess.run([sys.executable, '-c', code], env={**os.environ, 'PYTHONHASHSEED': s}, capture_output=True, text=True, check=True).stdout for s in '12'}
+    assert len(seen) == 1
+
+def test_adding_rows_moves_few():
+    rows = [dict(id=i) for i in range(1000)]
+    before, after = (set(split(r, test=.1)['test']['id']) for r in (rows, rows + [dict(id=i) for i in range(1000, 1050)]))
+    assert len(before - after) <= 15
+
+@pytest.mark.parametrize('options, message', [(dict(by='hour'), 'use'), (dict(by='time'), 'key'), (dict(by='source', key='x'), "'x'"), (dict(groups=[1, 1, 1]), 'loosen the groups')])
+def test_split_explains(options, message):
+    with pytest.raises(ValueError, match=message): split([dict(id=i) for i in range(3)], test=.4, **options)
+
+@relaxed
+@given(st.lists(words, max_size=15), st.floats(.3, 1))
+def test_clusters_hold_exact_copies_and_true_pairs_only(texts, threshold):
+    groups = clusters(texts, threshold)
+    assert all(groups[g] == g <= i for i,g in enumerate(groups))
+    assert all(groups[i] == groups[j] for i in range(len(texts)) for j in range(i) if normalize(texts[i]) == normalize(texts[j]))
+    for i,found in enumerate(matches(texts, texts, threshold)): assert all(s >= threshold and groups[i] == groups[j] for j,s in found)
+
+@relaxed
+@given(rows_of, st.floats(.5, 1))
+def test_dedupe_counts_add_up(rows, threshold):
+    kept, rejects = dedupe(rows, threshold)
+    assert len(kept) + len(rejects) == len(rows)
+    assert sorted(map(fingerprint, kept + [r['row'] for r in rejects])) == sorted(map(fingerprint, rows))
+    assert all(r['reason'] for r in rejects) and dedupe(kept, 1)[1] == []
+
+@relaxed
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=20))
+def test_join_groups_joins_what_shares_a_label(pairs):
+    a, b = zip(*pairs)
+    groups = join_groups(a, b)
+    assert all(groups[i] == groups[j] for i in range(len(a)) for j in range(i) if a[i] == a[j] or b[i] == b[j])
+
+@relaxed
+@given(rows_of, st.integers(0, 3))
+def test_sieve_loses_nothing(rows, k):
+    kept, rejects = sieve(rows, {str(i): lambda rows: ['odd' if len(row_text(r)) % (i+2) else None for r in rows] for i in range(k)})
+    assert len(kept) + len(rejects) == len(rows)
+
+@relaxed
+@given(rows_of)
+def test_grouped_split_does_not_leak(rows):
+    groups = clusters([row_text(r, 'user') for r in rows], .5)
+    assume(len(set(groups)) > 1)
+    try: parts = split(rows, test=.4, groups=groups)
+    except ValueError: return
+    assert leakage(parts['train'], parts['test'], .6) == [] if 'train' in parts else True
+
+@pytest.fixture(scope='module')
+def labelled(): return pii_sentences(90, seed=5)
+
+def test_labels_are_where_they_say(labelled):
+    texts, truth = labelled
+    assert sum(not spans for spans in truth) == len(texts)//3
+    assert all(t[s:e].strip() == t[s:e] and e > s for t,spans in zip(texts, truth) for s,e,_ in spans)
+    assert all(s['recall'] == s['precision'] == 1 for s in pii_scores(truth, truth).values())
+
+def test_scrub_is_consistent(labelled):
+    rng, (texts, truth) = random.Random(0), labelled
+    for _ in range(5):
+        own = rng.sample(texts, 6)
+        conversation = dict(messages=[dict(role=('user', 'assistant')[i % 2], content=t) for i,t in enumerate(own + own)], id='Maria Lopez')
+        clean = scrub(conversation)
+        contents = [m['content'] for m in clean['messages']]
+        assert contents[:6] == contents[6:] and clean['id'] == 'Maria Lopez'
+        for results,text in zip(find_pii(own), own):
+            for r in results: assert text[r.start:r.end] not in contents
+    assert scrub(texts)[:3] == [scrub(t) for t in texts[:3]]
+
+def test_scrub_keeps_people_apart_and_is_repeatable():
+    text = 'Anna Berg wrote to John Smith on Monday. John Smith answered Anna Berg at anna@example.com.'
+    once = scrub(text)
+    assert Counter(w.strip('.') for w in once.split()) >= Counter(['<PERSON_1>']*2 + ['<PERSON_2>']*2 + ['<EMAIL_ADDRESS_1>'])
+    assert scrub(once) == once
+    assert 'Anna Berg' in scrub(text, allow=('Anna Berg',))
+
+@pytest.mark.parametrize('secret', ['sk-proj-' + 'aB3'*12, 'AKIAIOSFODNN7EXAMPLE', 'ghp_' + 'a1B2'*9, 'hf_' + 'Qw3'*11, 'xoxb-1234567890-abcdefghij', 'eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.dozjgNryP4J3',
+                                    'password: hunter2hunter2', 'Authorization: Bearer abcdefghij0123456789', '-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----'])
+def test_secrets_are_found(secret): assert '<SECRET_1>' in scrub(f'It says {secret} there.', ('SECRET',))
+
+def test_card_names_data_and_notices_changes(tmp_path):
+    parts = split([row(f'question {i}', f'answer {i}') for i in range(20)], test=.2)
+    folder = write_splits(parts, tmp_path, 'toy', 'made up', 'CC0-1.0')
+    card = read_card(folder)
+    assert folder.name == f"toy-{card['sha256'][:12]}" and card['splits']['test']['rows'] == 4
+    assert write_splits(parts, tmp_path, 'toy', 'made up', 'CC0-1.0') == folder and load_splits(folder)['train'].to_list() == parts['train'].to_list()
+    assert [p.name for p in tmp_path.iterdir()] == [folder.name]
+    other = write_splits(split([row('other', 'row')]*20, test=.2), tmp_path, 'toy', 'made up', 'CC0-1.0')
+    assert other != folder
+    (folder/'test.jsonl').unlink()
+    with pytest.raises(DataError, match='missing'): load_splits(folder)
+    with pytest.raises(DataError, match='no data card'): read_card(tmp_path)
+
+def test_killed_while_writing_leaves_nothing_or_all(tmp_path, monkeypatch):
+    import ftcook.data as data
+    def killed(card): raise KeyboardInterrupt
+    monkeypatch.setattr(data, 'card_markdown', killed)
+    with pytest.raises(KeyboardInterrupt): write_splits(split([dict(id=i) for i in range(9)], test=3), tmp_path/'sets', 'toy', 'made up', 'CC0-1.0')
+    assert list((tmp_path/'sets').iterdir()) == []

@@ -1,0 +1,60 @@
+"""Every lesson runs headlessly, in order, and what it measured is what the book claims."""
+import json
+import pytest
+from ftcook.cli import lesson_notebooks, run_lesson
+from conftest import root
+
+lessons = lesson_notebooks(root)
+solutions = lesson_notebooks(root, solutions=True)
+
+def between(low, high): return lambda v: low <= v <= high
+def is_(wanted): return lambda v: v == wanted
+
+# Training takes under 5 minutes on two free cores; the bound leaves room for a machine that is shared.
+# lesson -> profile ('both', 'cpu' or 'gpu') -> metric -> what must hold
+claims = {
+    '00_setup': dict(both=dict(parameters_million=between(134, 136), capital_right=is_(True), base_right=is_(0), tokens_per_s=lambda v: v > 0)),
+    '01_data': dict(both=dict(rows_in=is_(2012), rows_kept=is_(503), rejected=lambda v: sum(v.values()) == 1509, check_mb_per_s=lambda v: v >= 30,
+        taken_silently=lambda v: v['check_file'] == 0, pii_recall=lambda v: v['presidio'] > .75 and v['regexes'] < .25, minhash_recall=between(.9, 1),
+        naive_leak_share=between(.8, 1), trained_share=between(.3, .6))),
+    '02_quantization': dict(both=dict(bits_single=between(4.499, 4.501), bits_double=between(4.126, 4.128), bits_measured=between(4.126, 4.128), bytes_as_computed=is_(True),
+        levels_equal=is_(True), double_restored_equal=is_(True), rms_error=lambda v: v['NF4'] < v['INT4'] < v['FP4'] and v['NF4'] < .10,
+        outlier_error=lambda v: v['one block, one outlier'] > .95 and v['blocks of 64, one outlier'] < .25), cpu=dict(nf4_equal=lambda v: v == 18, perplexity=lambda v: 28 < v['none'] < 32 and v['nf4'] < v['fp4'])),
+    '03_lora': dict(both=dict(share_mistral_7b=between(.0055, .006), trainable_mistral_7b=is_(41_943_040), adapter_bytes=lambda v: v > 1e6, base_loss=lambda v: v > 1,
+        full_loss=lambda v: v < .5, gain_of_16_directions=between(.85, 1.01), movement_correlation=between(-1, -.7), seed_noise=between(0, .1),
+        losses=lambda v: max(v.values()) < .8, where=lambda v: v['all linear, r=16'] < v['attention, r=42'], rank_alpha=lambda v: v['16/128'] < v['16/32'] < v['1/2']), cpu=dict(layer_error=between(0, 1e-5), model_error=between(0, 1e-3), start_error=between(0, 1e-5),
+        adapter_bytes=is_(19_593_064), adapter_bytes_predicted=is_(19_593_064))),
+    '04_sft': dict(both=dict(exact_match_before=between(0, .10), accumulation_error=lambda v: v < .05, resume_difference=lambda v: v <= 1e-3),
+                   cpu=dict(exact_match_after=between(.75, 1), requests=lambda v: v >= 60, train_minutes=between(0, 7), resume_difference=is_(0)),
+                   gpu=dict(exact_match_after=between(.97, 1), requests=lambda v: v >= 60)),
+    '05_inference': dict(both=dict(exact_match_trained=between(.5, 1), served_identical=is_(1), adapters_switched=lambda v: bool(v), constrained_legal=is_(1),
+        left_padding=between(.4, 1), right_changed=lambda v: v > 0)),
+}
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize('path', lessons, ids=lambda p: p.stem)
+def test_lesson(path, profile, run_dir):
+    result = run_lesson(path, run_dir, profile, progress=False)
+    assert result['error'] is None
+    expected = claims[path.stem].get('both', {}) | claims[path.stem].get(profile, {})
+    assert expected, f'{path.stem} records no metric that is asserted'
+    wrong = {k: result['metrics'].get(k) for k,holds in expected.items() if k not in result['metrics'] or not holds(result['metrics'][k])}
+    assert not wrong
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize('path', solutions, ids=lambda p: p.stem)
+def test_solution(path, profile, run_dir):
+    assert run_lesson(path, run_dir/'solutions', profile, progress=False, run_dir=run_dir)['error'] is None
+
+def test_every_lesson_has_solutions_and_claims():
+    assert {p.stem for p in solutions} == {p.stem for p in lessons} == set(claims)
+
+@pytest.mark.parametrize('path', lessons + solutions, ids=lambda p: f'{p.parent.name}-{p.stem}')
+def test_stored_outputs_are_clean(path):
+    "What the site shows: real outputs, no error, no warning, no path of the machine they ran on."
+    cells = [c for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'code']
+    outputs = [o for c in cells for o in c['outputs']]
+    assert outputs
+    text = json.dumps(outputs)
+    assert not [o for o in outputs if o['output_type'] == 'error']
+    for unwanted in ('Warning:', '/home/', '/root/', '/tmp/', 'site-packages'): assert unwanted not in text, unwanted
