@@ -951,6 +951,34 @@ def fingerprint(
     "SHA-256 of a row's content."
     return hashlib.sha256(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
 
+# %% ../nbs/01_data.ipynb #01-199b
+def _take(units, size, sides, name, contiguous):
+    rest = []
+    for k,unit in enumerate(units):
+        if len(unit) <= size:
+            size -= len(unit)
+            for i in unit: sides[i] = name
+        elif contiguous: return rest + units[k:]
+        else: rest.append(unit)
+    return rest
+
+def _sides(rows, groups, values, by, sizes, seed):
+    units = defaultdict(list)
+    for i,g in enumerate(groups): units[g].append(i)
+    def position(unit): return min(fingerprint([seed, rows[i]]) for i in unit)
+    order = sorted(units.values(), key=position)
+    if by == 'time': order.sort(key=lambda unit: max(values[i] for i in unit), reverse=True)
+    strata = defaultdict(list)
+    for unit in order: strata[values[unit[0]] if by == 'stratified' else None].append(unit)
+    sides = ['train']*len(rows)
+    for stratum in strata.values():
+        n = sum(map(len, stratum))
+        for name,size in sizes.items(): stratum = _take(stratum, round(size*n if size < 1 else size*n/len(rows)), sides, name, by == 'time')
+    if empty := [name for name,size in sizes.items() if size and name not in sides]:
+        raise ValueError(f"no rows for {' and '.join(empty)}: ask for more, or loosen the groups (the largest has {max(map(len, units.values()), default=0)} of {len(rows)} rows)")
+    return sides
+
+# %% ../nbs/01_data.ipynb #01-199c
 def split(
     rows:list, # dicts
     test:float=.1, # share of the rows, or their number
@@ -970,32 +998,6 @@ def split(
     labels = [groups if groups is not None else range(len(rows))] + ([values] if by == 'source' else [])
     sides = _sides(rows, join_groups(*labels) if rows else [], values, by, dict(test=test, validation=validation), seed)
     return DatasetDict({name: Dataset.from_list([r for r,s in zip(rows, sides) if s == name]) for name in ('train', 'validation', 'test') if name in sides})
-
-def _sides(rows, groups, values, by, sizes, seed):
-    units = defaultdict(list)
-    for i,g in enumerate(groups): units[g].append(i)
-    def position(unit): return min(fingerprint([seed, rows[i]]) for i in unit)
-    order = sorted(units.values(), key=position)
-    if by == 'time': order.sort(key=lambda unit: max(values[i] for i in unit), reverse=True)
-    strata = defaultdict(list)
-    for unit in order: strata[values[unit[0]] if by == 'stratified' else None].append(unit)
-    sides = ['train']*len(rows)
-    for stratum in strata.values():
-        n = sum(map(len, stratum))
-        for name,size in sizes.items(): stratum = _take(stratum, round(size*n if size < 1 else size*n/len(rows)), sides, name, by == 'time')
-    if empty := [name for name,size in sizes.items() if size and name not in sides]:
-        raise ValueError(f"no rows for {' and '.join(empty)}: ask for more, or loosen the groups (the largest has {max(map(len, units.values()), default=0)} of {len(rows)} rows)")
-    return sides
-
-def _take(units, size, sides, name, contiguous):
-    rest = []
-    for k,unit in enumerate(units):
-        if len(unit) <= size:
-            size -= len(unit)
-            for i in unit: sides[i] = name
-        elif contiguous: return rest + units[k:]
-        else: rest.append(unit)
-    return rest
 
 # %% ../nbs/01_data.ipynb #01-207
 def leakage(
