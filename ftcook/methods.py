@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['optimizer_bytes', 'frozen_bytes', 'goals', 'thresholds', 'usable', 'rentals', 'Rule', 'approaches', 'weights',
-           'tuner', 'MoveRanks', 'exact_reward', 'partial_reward', 'group_advantages', 'grpo_trainer', 'training_gib',
+           'tuner', 'MoveRanks', 'training_gib', 'exact_reward', 'partial_reward', 'group_advantages', 'grpo_trainer',
            'Recommendation', 'recommend']
 
 # %% ../nbs/08_methods.ipynb #08-007
@@ -23,7 +23,7 @@ from .inference import flight_schema, parse_answer
 from .lora import lora_config
 from .quantization import bits_per_weight
 
-# %% ../nbs/08_methods.ipynb #08-008
+# %% ../nbs/08_methods.ipynb #08-012
 def tuner(
     method:str, # full, lora, qlora, ia3 or adalora
     settings, # from `load_settings`: rank and alpha
@@ -38,12 +38,28 @@ def tuner(
     if method not in made: raise ValueError(f"method={method!r}: use one of {', '.join(made)}")
     return made[method]()
 
-# %% ../nbs/08_methods.ipynb #08-009
+# %% ../nbs/08_methods.ipynb #08-015
 class MoveRanks(TrainerCallback):
     "Lets AdaLoRA move rank between layers; peft leaves the call to the training loop."
     def on_optimizer_step(self, args, state, control, model=None, **kwargs): model.base_model.update_and_allocate(state.global_step)
 
-# %% ../nbs/08_methods.ipynb #08-010
+# %% ../nbs/08_methods.ipynb #08-032
+optimizer_bytes = 16  # per trained weight: weight 4, gradient 4, the two averages of AdamW 4 + 4
+frozen_bytes = dict(full=0, lora=2, qlora=bits_per_weight(double=True)/8)  # per frozen weight: none, bfloat16, nf4 with quantized scales
+
+def training_gib(
+    method:str, # full, lora or qlora
+    parameters:float=7e9, # weights of the model
+    share:float=.01, # weights of the adapter, as a share; lesson 03 computes it
+    step_gib:float=4., # what a training step needs beside the weights: activations, logits, buffers
+    gpus:int=1, # that share weights, gradients and optimizer between them (ZeRO-3, FSDP)
+)->float: # GiB on each GPU
+    "Memory for training: frozen weights, 16 bytes for each trained one, and the step."
+    if method not in frozen_bytes: raise ValueError(f"method={method!r}: use one of {', '.join(frozen_bytes)}")
+    trained = parameters*(1 if method == 'full' else share)
+    return (parameters*frozen_bytes[method] + trained*optimizer_bytes)/gpus/2**30 + step_gib
+
+# %% ../nbs/08_methods.ipynb #08-044
 def _text(completion): return completion if isinstance(completion, str) else completion[-1]['content']
 def _stripped(value): return {k: v.strip() if isinstance(v, str) else v for k,v in (value or {}).items()}
 def _values(text): return _stripped(parse_answer(text, dict(type='object')).value)
@@ -67,7 +83,7 @@ def partial_reward(
         return (sum(got.get(k) == v for k,v in right.items()) + (not parse_answer(text, flight_schema).errors))/(len(right) + 1)
     return [points(_text(c), _values(w)) for c,w in zip(completions, wanted, strict=True)]
 
-# %% ../nbs/08_methods.ipynb #08-011
+# %% ../nbs/08_methods.ipynb #08-048
 def group_advantages(
     rewards:list, # one for each answer, the answers to one prompt side by side
     group_size:int, # answers to each prompt
@@ -76,7 +92,7 @@ def group_advantages(
     r = torch.tensor(rewards, dtype=torch.float32).view(-1, group_size)
     return (r - r.mean(1, keepdim=True))/(r.std(1, keepdim=True) + 1e-4)
 
-# %% ../nbs/08_methods.ipynb #08-012
+# %% ../nbs/08_methods.ipynb #08-053
 def grpo_trainer(
     model, # a model that carries a trainable adapter
     tokenizer, # its tokenizer
@@ -98,29 +114,14 @@ def grpo_trainer(
     trainer.remove_callback(PrinterCallback)
     return trainer
 
-# %% ../nbs/08_methods.ipynb #08-013
-optimizer_bytes = 16  # per trained weight: weight 4, gradient 4, the two averages of AdamW 4 + 4
-frozen_bytes = dict(full=0, lora=2, qlora=bits_per_weight(double=True)/8)  # per frozen weight: none, bfloat16, nf4 with quantized scales
-
-def training_gib(
-    method:str, # full, lora or qlora
-    parameters:float=7e9, # weights of the model
-    share:float=.01, # weights of the adapter, as a share; lesson 03 computes it
-    step_gib:float=4., # what a training step needs beside the weights: activations, logits, buffers
-    gpus:int=1, # that share weights, gradients and optimizer between them (ZeRO-3, FSDP)
-)->float: # GiB on each GPU
-    "Memory for training: frozen weights, 16 bytes for each trained one, and the step."
-    if method not in frozen_bytes: raise ValueError(f"method={method!r}: use one of {', '.join(frozen_bytes)}")
-    trained = parameters*(1 if method == 'full' else share)
-    return (parameters*frozen_bytes[method] + trained*optimizer_bytes)/gpus/2**30 + step_gib
-
-# %% ../nbs/08_methods.ipynb #08-014
+# %% ../nbs/08_methods.ipynb #08-071
 goals = dict(facts='answer from facts that change', task='do one task whose right answer is known', instructions='follow many kinds of instructions',
     preference='prefer the better of two acceptable answers', reasoning='work out answers that are easier to check than to write', domain='read and write what the model hardly knows')
 thresholds = dict(few=50, pairs=500, corpus=100_000, hours=20)  # examples, pairs, texts; hours of training, failed tries included
 usable = .9  # of a GPU's memory; context, fragments and the display take the rest
 rentals = [('L40S', 48, 1.95, 'Modal, 2026-05'), ('A100', 80, 2.79, 'Lambda, 2026-09'), ('H100', 80, 3.99, 'RunPod, 2026-11')]  # GB, USD per hour, where and when seen
 
+# %% ../nbs/08_methods.ipynb #08-073
 Rule = namedtuple('Rule', 'name holds stages reason change')
 approaches = [
     Rule('changing facts', lambda c: c['goal'] == 'facts', ['RAG'],
@@ -153,6 +154,8 @@ approaches = [
     Rule('task', lambda c: True, ['SFT'],
          'The wanted answers are known, so imitate them: SFT is the cheapest stage that uses them.',
          'If errors remain that a program can spot, add RL (goal="reasoning"); if they are matters of taste, add DPO (goal="preference").')]
+
+# %% ../nbs/08_methods.ipynb #08-075
 weights = [
     Rule('nothing trained', lambda c: c['stages'][0] in ('RAG', 'prompting'), 'nothing is trained',
          'Without training, only inference needs memory.', 'A stage of training, once the reason above no longer holds.'),
@@ -173,6 +176,7 @@ weights = [
          'QLoRA needs {qlora:.0f} GiB, more than one GPU has here, and the budget does not rent one that fits for {hours} hours.',
          'At most {largest:.1f} billion weights fit here. {cheapest}')]
 
+# %% ../nbs/08_methods.ipynb #08-077
 @dataclass
 class Recommendation:
     "What to do, why, and what would change it."
@@ -189,7 +193,7 @@ class Recommendation:
         memory = table([['memory for training', *self.gib], ['GiB on each GPU', *(f'{v:.0f}' for v in self.gib.values())]])
         return '\n\n'.join([f'**{self}**', block('Why', self.reasons), block('What would change it', self.changes), memory])
 
-# %% ../nbs/08_methods.ipynb #08-015
+# %% ../nbs/08_methods.ipynb #08-079
 def _check_case(c):
     def whole(v): return isinstance(v, int) and not isinstance(v, bool) and v >= 0
     def number(v): return isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v < float('inf')
@@ -202,6 +206,7 @@ def _check_case(c):
     if not c['billions']: raise ValueError('billions=0: how many billion weights has the model? 7 stands for 7 billion')
     if bool(c['gpus']) != bool(c['vram_gib']): raise ValueError(f"gpus={c['gpus']}, vram_gib={c['vram_gib']}: give both, or neither for a machine without a GPU; vram_gib is the memory of one GPU")
 
+# %% ../nbs/08_methods.ipynb #08-081
 def _memory_case(c):
     "Memory of each method, and what fits here or can be rented."
     n, hours = c['billions']*1e9, thresholds['hours']
@@ -215,6 +220,7 @@ def _memory_case(c):
         cluster=cluster and f'{cluster} × {name}', cluster_usd=cluster*per_hour*hours, source=seen if cluster else source,
         largest=max(0, usable*c['vram_gib'] - step)/(training_gib('qlora', 1e9) - step), cheapest=f'{offers[0][0]:.0f} USD rent a GPU that fits.' if offers else 'No GPU of the list fits it alone.')
 
+# %% ../nbs/08_methods.ipynb #08-082
 def recommend(
     goal:str, # one of `goals`
     examples:int=0, # checked requests with their answers; for a domain, texts
