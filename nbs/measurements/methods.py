@@ -6,12 +6,13 @@ from ftcook.cli import device_name
 from ftcook.runtime import load_settings, quiet, run_folder, versions
 
 here = Path(__file__).parent
-methods = 'base prompt full lora qlora ia3 adalora dpo grpo'.split()
+methods = 'base prompt full lora lora_slow qlora ia3 adalora dpo grpo grpo_fast'.split()
 columns = ('method start trainable peak_gib minutes artifact_mib exact_match low high requests perplexity_before perplexity rows model quantize error '
            'profile device versions date').split()
 sizes = dict(cpu=dict(rows=160, batch_size=4, shots=3, grpo_steps=12, grpo=dict()),
              gpu=dict(rows=4096, batch_size=16, shots=3, grpo_steps=100, grpo=dict(per_device_train_batch_size=64, num_generations=8)))
-rates = dict(full=.1, ia3=5)  # learning rate as a multiple of LoRA's
+rates = dict(full=.1, lora_slow=.25, ia3=5, grpo=.01, grpo_fast=.1)  # learning rate as a multiple of LoRA's
+starts = dict(dpo='lora', grpo='lora', grpo_fast='lora')  # the method whose adapter it goes on from
 
 def peak_gib():
     "Most memory so far: of the GPU if there is one, else of this process."
@@ -29,7 +30,7 @@ def train_sft(method, model, tokenizer, rows, settings, folder):
     from ftcook.sft import sft_config, sft_trainer
     steps = -(-len(rows)//settings.batch_size)
     args = sft_config(settings, folder, learning_rate=settings.learning_rate*rates.get(method, 1), disable_tqdm=True)
-    return sft_trainer(model, tokenizer, rows, args, tuner(method, settings, steps), callbacks=[MoveRanks()] if method == 'adalora' else None)
+    return sft_trainer(model, tokenizer, rows, args, tuner(method.removesuffix('_slow'), settings, steps), callbacks=[MoveRanks()] if method == 'adalora' else None)
 
 def started(model, folder):
     "The model with the adapter of an earlier stage, ready to train on."
@@ -39,9 +40,10 @@ def started(model, folder):
     model.set_adapter('default')
     return model.train()
 
-def train_grpo(model, tokenizer, rows, settings, folder, size):
+def train_grpo(method, model, tokenizer, rows, settings, folder, size):
     from ftcook.methods import grpo_trainer
-    return grpo_trainer(started(model, folder.parent/'lora'), tokenizer, rows, settings, folder, max_steps=size['grpo_steps'], disable_tqdm=True, **size['grpo'])
+    return grpo_trainer(started(model, folder.parent/starts[method]), tokenizer, rows, settings, folder, max_steps=size['grpo_steps'],
+        learning_rate=settings.learning_rate*rates[method], disable_tqdm=True, **size['grpo'])
 
 def measure(method, settings, size):
     "One method, from loading the model to its score, as a row of methods.csv."
@@ -57,9 +59,9 @@ def measure(method, settings, size):
     tokenizer = AutoTokenizer.from_pretrained(model_path(settings.model))
     def base(): return load_model(settings.model, quantize=quantize, dtype=settings.dtype)
     torch.manual_seed(settings.seed)
-    model, row = base(), dict(method=method, start={'dpo': 'lora', 'grpo': 'lora'}.get(method, 'base'), trainable=0, minutes=0, artifact_mib=0)
+    model, row = base(), dict(method=method, start=starts.get(method, 'base'), trainable=0, minutes=0, artifact_mib=0)
     if method not in ('base', 'prompt'):
-        trainer = (train_grpo(model, tokenizer, rows, settings, folder, size) if method == 'grpo' else
+        trainer = (train_grpo(method, model, tokenizer, rows, settings, folder, size) if method.startswith('grpo') else
                    train_dpo(model, tokenizer, rows, settings, folder, size) if method == 'dpo' else
                    train_sft(method, model, tokenizer, rows, settings, folder))
         start = time.perf_counter()
