@@ -11,7 +11,7 @@ columns = ('method start trainable peak_gib minutes artifact_mib exact_match low
            'profile device versions date').split()
 sizes = dict(cpu=dict(rows=160, batch_size=4, shots=3, grpo_steps=12, grpo=dict()),
              gpu=dict(rows=4096, batch_size=16, shots=3, grpo_steps=100, grpo=dict(per_device_train_batch_size=64, num_generations=8)))
-rates = dict(full=.1, lora_slow=.25, ia3=5, grpo=.01, grpo_fast=.1)  # learning rate as a multiple of LoRA's
+rates = dict(full=.1, lora_slow=.25, ia3=5, dpo=.05, grpo=.01, grpo_fast=.1)  # learning rate as a multiple of LoRA's
 starts = dict(dpo='lora', grpo='lora', grpo_fast='lora')  # the method whose adapter it goes on from
 
 def peak_gib():
@@ -45,6 +45,27 @@ def train_grpo(method, model, tokenizer, rows, settings, folder, size):
     return grpo_trainer(started(model, folder.parent/starts[method]), tokenizer, rows, settings, folder, max_steps=size['grpo_steps'],
         learning_rate=settings.learning_rate*rates[method], disable_tqdm=True, **size['grpo'])
 
+def own_mistakes(model, tokenizer, rows, settings):
+    "Preference pairs: the wanted answer, and a wrong one that the model sampled for the same request."
+    from ftcook.methods import exact_reward
+    from ftcook.sft import generate_batch
+    answers = generate_batch(model, tokenizer, [row['messages'][:-1] for row in rows], settings.max_new_tokens, settings.generation_batch_size, do_sample=True, temperature=1.)
+    right = exact_reward(answers, [row['messages'][-1]['content'] for row in rows])
+    return [dict(prompt=row['messages'][:-1], chosen=row['messages'][-1:], rejected=[dict(role='assistant', content=answer)]) for row,answer,ok in zip(rows, answers, right) if not ok]
+
+def train_dpo(method, model, tokenizer, rows, settings, folder):
+    import torch
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+    model = started(model, folder.parent/starts[method])
+    pairs = own_mistakes(model, tokenizer, rows, settings)
+    print(len(pairs), 'pairs', flush=True)
+    gpu = torch.cuda.is_available()
+    args = DPOConfig(output_dir=str(folder), per_device_train_batch_size=settings.batch_size, learning_rate=settings.learning_rate*rates[method], num_train_epochs=1, max_length=settings.max_length,
+        loss_type=['sigmoid', 'sft'], beta=.1, warmup_steps=3, lr_scheduler_type='linear', seed=settings.seed, save_strategy='no', report_to='none', disable_tqdm=True, gradient_checkpointing=False, bf16=gpu and settings.dtype == 'bfloat16',
+        use_cpu=not gpu, dataloader_pin_memory=gpu)
+    return DPOTrainer(model=model, args=args, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+
 def measure(method, settings, size):
     "One method, from loading the model to its score, as a row of methods.csv."
     quiet()
@@ -61,10 +82,10 @@ def measure(method, settings, size):
     torch.manual_seed(settings.seed)
     model, row = base(), dict(method=method, start=starts.get(method, 'base'), trainable=0, minutes=0, artifact_mib=0)
     if method not in ('base', 'prompt'):
-        trainer = (train_grpo(method, model, tokenizer, rows, settings, folder, size) if method.startswith('grpo') else
-                   train_dpo(model, tokenizer, rows, settings, folder, size) if method == 'dpo' else
-                   train_sft(method, model, tokenizer, rows, settings, folder))
         start = time.perf_counter()
+        trainer = (train_grpo(method, model, tokenizer, rows, settings, folder, size) if method.startswith('grpo') else
+                   train_dpo(method, model, tokenizer, rows, settings, folder) if method == 'dpo' else
+                   train_sft(method, model, tokenizer, rows, settings, folder))
         trainer.train()
         model = trainer.model
         row |= dict(minutes=round((time.perf_counter() - start)/60, 2), trainable=sum(p.numel() for p in model.parameters() if p.requires_grad), peak_gib=round(peak_gib(), 2))
