@@ -106,11 +106,12 @@ def grpo_trainer(
     gpu = torch.cuda.is_available()
     data = Dataset.from_list([dict(prompt=row['messages'][:-1], wanted=row['messages'][-1]['content']) for row in rows])
     args = GRPOConfig(**{**dict(output_dir=str(output_dir), per_device_train_batch_size=16, num_generations=4, max_completion_length=settings.max_new_tokens,
-        learning_rate=settings.learning_rate/10, lr_scheduler_type='constant', seed=settings.seed, logging_steps=1, save_strategy='no', report_to='none',
+        learning_rate=settings.learning_rate/100, lr_scheduler_type='constant', seed=settings.seed, logging_steps=1, save_strategy='no', report_to='none',
         gradient_checkpointing=False, bf16=gpu and settings.dtype == 'bfloat16', use_cpu=not gpu, dataloader_pin_memory=gpu), **kwargs})
+    trained = {n: p.detach().float().clone() for n,p in model.named_parameters() if p.requires_grad}  # trl rounds adapters on a quantized base to bfloat16
     trainer = GRPOTrainer(model=model, reward_funcs=reward, args=args, train_dataset=data, processing_class=tokenizer)
-    for p in trainer.model.parameters():
-        if p.requires_grad: p.data = p.data.float()
+    for n,p in trainer.model.named_parameters():
+        if n in trained: p.data = trained[n]
     trainer.remove_callback(PrinterCallback)
     return trainer
 
