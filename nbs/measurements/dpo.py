@@ -1,0 +1,55 @@
+"""Train the flight model to ask for what is missing, and keep the run's rates: python nbs/measurements/dpo.py [--profile cpu] [--mistakes 200] [--complete 240]"""
+import argparse, csv, datetime, random, tempfile, time
+from pathlib import Path
+from fastcore.xtras import atomic_save
+from ftcook.cli import device_name
+from ftcook.data import flight_requests
+from ftcook.dpo import asks, incomplete_requests, invention_rate, request_fields, train_preferences
+from ftcook.inference import load_adapter
+from ftcook.runtime import load_settings, run_folder
+from ftcook.sft import exact_match, generate_batch
+
+here = Path(__file__).parent
+columns = ('profile device pairs gap_fields train_minutes inventions_before inventions_after inventions_low inventions_high asked_right requests '
+           'exact_match_before exact_match_after exact_match_low exact_match_high needless complete_requests date').split()
+
+def measure(settings, folder):
+    "One run, as a row of dpo.csv."
+    model = load_adapter(settings.model, run_folder(settings.profile)/'adapters'/'flights', quantize=settings.quantize, dtype=settings.dtype)
+    gaps = incomplete_requests(settings.incomplete_rows, 'test', settings.seed, request_fields[:settings.gap_fields])
+    complete = flight_requests(settings.test_rows, 'test', settings.seed)
+    def rates(model, tokenizer):
+        asked, filled = (generate_batch(model, tokenizer, [row['messages'][:-1] for row in rows], 56, settings.generation_batch_size) for rows in (gaps, complete))
+        return invention_rate(asked, gaps), exact_match(filled, complete), sum(map(asks, filled))
+    from transformers import AutoTokenizer
+    from ftcook.runtime import model_path
+    before = rates(model, AutoTokenizer.from_pretrained(model_path(settings.model)))
+    start = time.perf_counter()
+    trainer = train_preferences(settings, folder, model=model)
+    minutes = (time.perf_counter() - start)/60
+    after = rates(trainer.model, trainer.processing_class)
+    return dict(profile=settings.profile, device=device_name(), pairs=len(trainer.train_dataset), gap_fields=settings.gap_fields, train_minutes=round(minutes, 2),
+        inventions_before=round(before[0]['invention_rate'], 3), inventions_after=round(after[0]['invention_rate'], 3), inventions_low=round(after[0]['low'], 3), inventions_high=round(after[0]['high'], 3),
+        asked_right=round(after[0]['asked_right'], 3), requests=len(gaps), exact_match_before=round(before[1]['exact_match'], 3), exact_match_after=round(after[1]['exact_match'], 3),
+        exact_match_low=round(after[1]['low'], 3), exact_match_high=round(after[1]['high'], 3), needless=after[2], complete_requests=len(complete), date=datetime.date.today().isoformat())
+
+def keep(row, path=here/'dpo.csv'):
+    "Put the row into the table, in place of an older one of the same device and size."
+    def key(r): return r['device'], int(r['pairs']), int(r['gap_fields'])
+    old = list(csv.DictReader(path.open())) if path.exists() else []
+    merged = {key(r): r for r in [*old, row]}
+    with atomic_save(path, 'w', newline='') as f:
+        writer = csv.DictWriter(f, columns, lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(merged[k] for k in sorted(merged))
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--profile', default='')
+    parser.add_argument('--mistakes', type=int, default=200, help='pairs from incomplete requests')
+    parser.add_argument('--complete', type=int, default=240, help='pairs from complete requests')
+    args = parser.parse_args()
+    settings = load_settings(args.profile) | dict(mistake_pairs=args.mistakes, complete_pairs=args.complete)
+    with tempfile.TemporaryDirectory() as folder: row = measure(type(settings)(settings), folder)
+    print(row, flush=True)
+    keep(row)
