@@ -11,7 +11,7 @@ columns = ('method start trainable peak_gib minutes artifact_mib exact_match low
            'profile device versions date').split()
 sizes = dict(cpu=dict(rows=160, batch_size=4, shots=3, grpo_steps=12, grpo=dict()),
              gpu=dict(rows=4096, batch_size=16, shots=3, grpo_steps=100, grpo=dict(per_device_train_batch_size=64, num_generations=8)))
-rates = dict(full=.1, lora_slow=.25, ia3=5, dpo=.05, grpo=.01, grpo_fast=.1)  # learning rate as a multiple of LoRA's
+rates = dict(full=.1, lora_slow=.25, ia3=5, grpo=.01, grpo_fast=.1)  # learning rate as a multiple of LoRA's; DPO keeps that of lesson 06
 starts = dict(dpo='lora', grpo='lora', grpo_fast='lora')  # the method whose adapter it goes on from
 
 def peak_gib():
@@ -54,17 +54,11 @@ def own_mistakes(model, tokenizer, rows, settings):
     return [dict(prompt=row['messages'][:-1], chosen=row['messages'][-1:], rejected=[dict(role='assistant', content=answer)]) for row,answer,ok in zip(rows, answers, right) if not ok]
 
 def train_dpo(method, model, tokenizer, rows, settings, folder):
-    import torch
-    from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
+    from ftcook.dpo import dpo_config, dpo_trainer
     model = started(model, folder.parent/starts[method])
     pairs = own_mistakes(model, tokenizer, rows, settings)
     print(len(pairs), 'pairs', flush=True)
-    gpu = torch.cuda.is_available()
-    args = DPOConfig(output_dir=str(folder), per_device_train_batch_size=settings.batch_size, learning_rate=settings.learning_rate*rates[method], num_train_epochs=1, max_length=settings.max_length,
-        loss_type=['sigmoid', 'sft'], beta=.1, warmup_steps=3, lr_scheduler_type='linear', seed=settings.seed, save_strategy='no', report_to='none', disable_tqdm=True, gradient_checkpointing=False, bf16=gpu and settings.dtype == 'bfloat16',
-        use_cpu=not gpu, dataloader_pin_memory=gpu)
-    return DPOTrainer(model=model, args=args, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+    return dpo_trainer(model, tokenizer, pairs, dpo_config(settings, folder, disable_tqdm=True))
 
 def measure(method, settings, size):
     "One method, from loading the model to its score, as a row of methods.csv."
@@ -89,7 +83,7 @@ def measure(method, settings, size):
         trainer.train()
         model = trainer.model
         row |= dict(minutes=round((time.perf_counter() - start)/60, 2), trainable=sum(p.numel() for p in model.parameters() if p.requires_grad), peak_gib=round(peak_gib(), 2))
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, **({} if method == 'full' else dict(selected_adapters=['default'])))  # without the reference of DPO
         row['artifact_mib'] = round(sum(f.stat().st_size for f in folder.glob('*.safetensors'))/2**20, 2)
         del trainer
     if method == 'prompt':
