@@ -170,7 +170,7 @@ weights = [
          'LoRA is the default, and its {lora:.0f} GiB fit. Frozen weights in 16 bits need not be rounded, nor restored in each step, as those of QLoRA must.',
          'If LoRA at a higher rank is measured and falls short, lora_falls_short=True asks where the {full:.0f} GiB of full fine-tuning fit.'),
     Rule('QLoRA', lambda c: c['fits']['qlora'], 'QLoRA',
-         'LoRA needs {lora:.0f} GiB, QLoRA {qlora:.0f}: it fits with the frozen weights in 4 bits.', 'On a GPU with {lora_gpu:.0f} GiB, plain LoRA is faster and avoids the rounding.'),
+         'LoRA needs {lora:.0f} GiB, QLoRA {qlora:.0f}: it fits with the frozen weights in 4 bits.', 'On a GPU with {lora_gpu:.0f} GiB, plain LoRA avoids the rounding.'),
     Rule('rented', lambda c: c['rental'], '{tuner} on a rented {rental}',
          'QLoRA needs {qlora:.0f} GiB, which do not fit here; {hours} hours of a rented {rental} cost {usd:.0f} USD ({source}).', 'A GPU of your own with {qlora_gpu:.0f} GiB.'),
     Rule('smaller model', lambda c: True, 'a smaller model, or more memory',
