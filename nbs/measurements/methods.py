@@ -1,5 +1,5 @@
 """Measure the methods of lesson 08 on the flight task, each in its own process: python nbs/measurements/methods.py [--profile cpu] [--methods lora dpo]"""
-import argparse, csv, datetime, gc, json, subprocess, sys, tempfile, time
+import argparse, csv, datetime, gc, json, os, subprocess, sys, tempfile, time
 from pathlib import Path
 from fastcore.xtras import atomic_save
 from ftcook.cli import device_name
@@ -7,7 +7,7 @@ from ftcook.runtime import load_settings, quiet, run_folder, versions
 
 here = Path(__file__).parent
 methods = 'base prompt full lora lora_slow qlora ia3 adalora dpo grpo grpo_fast'.split()
-columns = ('method start trainable peak_gib minutes artifact_mib exact_match low high requests perplexity_before perplexity rows model quantize error '
+columns = ('method start trainable peak_gib minutes artifact_mib exact_match low high requests perplexity_before perplexity rows model quantize error note '
            'profile device versions date').split()
 sizes = dict(cpu=dict(rows=160, batch_size=4, shots=3, grpo_steps=12, grpo=dict()),
              gpu=dict(rows=4096, batch_size=16, shots=3, grpo_steps=100, grpo=dict(per_device_train_batch_size=64, num_generations=8)))
@@ -20,6 +20,10 @@ def peak_gib():
     if torch.cuda.is_available(): return torch.cuda.max_memory_allocated()/2**30
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 2**10)/2**30
+
+def busy():
+    "A remark for the row if other work slowed this run down; its minutes are then too high."
+    return 'timed on a busy machine' if hasattr(os, 'getloadavg') and os.getloadavg()[0] > 1.5*os.cpu_count() else ''
 
 def general_text():
     import zaragoza_construction_faq as faq
@@ -82,7 +86,7 @@ def measure(method, settings, size):
                    train_sft(method, model, tokenizer, rows, settings, folder))
         trainer.train()
         model = trainer.model
-        row |= dict(minutes=round((time.perf_counter() - start)/60, 2), trainable=sum(p.numel() for p in model.parameters() if p.requires_grad), peak_gib=round(peak_gib(), 2))
+        row |= dict(minutes=round((time.perf_counter() - start)/60, 2), trainable=sum(p.numel() for p in model.parameters() if p.requires_grad), peak_gib=round(peak_gib(), 2), note=busy())
         model.save_pretrained(folder, **({} if method == 'full' else dict(selected_adapters=['default'])))  # without the reference of DPO
         row['artifact_mib'] = round(sum(f.stat().st_size for f in folder.glob('*.safetensors'))/2**20, 2)
         del trainer
@@ -103,7 +107,7 @@ def measure(method, settings, size):
 def label(method, settings):
     "What every row carries, also that of a method that failed."
     pinned = ' '.join(f'{k}-{v}' for k,v in versions(['torch', 'transformers', 'peft', 'trl', 'bitsandbytes']).items())
-    return dict(method=method, error='', model=settings.model, profile=settings.profile, device=device_name(), versions=pinned, date=datetime.date.today().isoformat())
+    return dict(method=method, error='', note='', model=settings.model, profile=settings.profile, device=device_name(), versions=pinned, date=datetime.date.today().isoformat())
 
 def apart(method, settings, command=None):
     "Measure `method` in a process of its own; a process that fails leaves a row that says why."
