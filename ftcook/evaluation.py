@@ -8,7 +8,7 @@ __all__ = ['rubric', 'marks', 'share', 'bootstrap', 'paired', 'pairs_needed', 'p
            'EvalReport', 'Gate', 'gate']
 
 # %% ../nbs/07_evaluation.ipynb #07-007
-import io, json, logging, math, os, re, time
+import io, json, logging, math, os, re, time, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr
@@ -52,14 +52,13 @@ def bootstrap(
     *values, # one sequence, or several with one item per request each, drawn together
     statistic=np.mean, # function of the sequences and `axis`
     seed:int=0, # the same seed gives the same interval
-)->dict: # value, low, high (BCa 95% interval, nan where all values are the same) and n
+)->dict: # value, low, high (BCa 95% interval; nan where every draw would be the same) and n
     "A number computed from requests, and how sure one can be of it."
     values = [np.asarray(v, dtype=float) for v in values]
-    out = dict(value=float(statistic(*values, axis=-1)), low=math.nan, high=math.nan, n=len(values[0]))
-    if any(np.ptp(v) for v in values):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
         found = stats.bootstrap(values, statistic, paired=len(values) > 1, n_resamples=4000, vectorized=True, rng=seed).confidence_interval
-        out.update(low=float(found.low), high=float(found.high))
-    return out
+    return dict(value=float(statistic(*values, axis=-1)), low=float(found.low), high=float(found.high), n=len(values[0]))
 
 # %% ../nbs/07_evaluation.ipynb #07-030
 def paired(
@@ -149,13 +148,14 @@ def forgetting(
     "What changed on general tasks: accuracy (less is worse) or bits per byte (more is worse)."
     out = {}
     for task,samples in before['samples'].items():
-        name = 'acc' if 'acc' in samples[0] else 'bits_per_byte'
+        name = next((k for k in ('acc', 'bits_per_byte') if k in samples[0]), None)
+        if not name: raise ValueError(f'{task}: neither acc nor bits_per_byte among its metrics; compare it with `paired` or `bootstrap`')
         a, b = ([s[name] for s in sorted(r['samples'][task], key=lambda s: s['doc_id'])] for r in (before, after))
-        out[task] = paired([int(v) for v in a], [int(v) for v in b]) if name == 'acc' else bootstrap(*zip(*((u[0], v[0], u[1]) for u,v in zip(a, b))), statistic=_bits)
+        out[task] = paired([int(v) for v in a], [int(v) for v in b]) if name == 'acc' else bootstrap(*zip(*((u[0], v[0], u[1]) for u,v in zip(a, b, strict=True))), statistic=_bits)
         out[task].update({when: r['results'][task][f'{name},none'] for when,r in (('before', before), ('after', after))})
     return out
 
-# %% ../nbs/07_evaluation.ipynb #07-072
+# %% ../nbs/07_evaluation.ipynb #07-074
 rubric = """You judge two answers to one request. The better answer is a JSON object with exactly the action, origin, destination, date, max_price and currency of the request; one wrong value makes an answer worse. Style and length do not count.
 
 Request: {request}
@@ -173,7 +173,7 @@ def read_verdict(
     found = re.fullmatch(r'\W*(?:verdict|answer)?\W*(a|b|tie)\W*', text.strip(), re.IGNORECASE)
     return found and {'a': 'A', 'b': 'B', 'tie': 'tie'}[found[1].lower()]
 
-# %% ../nbs/07_evaluation.ipynb #07-077
+# %% ../nbs/07_evaluation.ipynb #07-079
 class JudgeError(RuntimeError):
     "A judge that cannot be asked at all."
 
@@ -199,6 +199,11 @@ def _failure(error):
     if error.status_code == 429: return 'rate limit', wait
     return ('server error', wait) if error.status_code >= 500 or error.status_code in (408, 409) else ('refused', None)
 
+def _text(reply):
+    try: text = reply.choices[0].message.content
+    except (AttributeError, TypeError, IndexError): return None
+    return text if isinstance(text, str) else None
+
 def ask(
     client, # from `judge_client`
     model:str, # the name the server knows the judge by
@@ -211,20 +216,20 @@ def ask(
     import openai
     failures = []
     for n in range(tries):
-        pause = 0
-        try:
-            reply = client.chat.completions.create(model=model, messages=[dict(role='user', content=prompt)], **{'temperature': .7 if failures else 0, 'max_tokens': 8, **kwargs})
-            if verdict := read_verdict(reply.choices[0].message.content): return verdict, failures
-            failures.append('malformed verdict')
-        except (openai.OpenAIError, AttributeError, TypeError, IndexError, ValueError) as e:
+        how = {'temperature': .7 if failures else 0, 'max_tokens': 8, **kwargs}
+        try: reply = client.chat.completions.create(model=model, messages=[dict(role='user', content=prompt)], **how)
+        except (openai.OpenAIError, ValueError) as e:
             reason, pause = _failure(e)
             failures.append(reason)
             if pause is None: break
-            pause = min(max(pause, wait*2**n), 60)
-        if n < tries - 1: time.sleep(pause)
+            if n < tries - 1: time.sleep(min(max(pause, wait*2**n), 60))
+            continue
+        text = _text(reply)
+        if verdict := text is not None and read_verdict(text): return verdict, failures
+        failures.append('malformed reply' if text is None else 'malformed verdict')
     return None, failures
 
-# %% ../nbs/07_evaluation.ipynb #07-079
+# %% ../nbs/07_evaluation.ipynb #07-081
 @contextmanager
 def endpoint(
     reply, # function of the request's JSON: returns the text of the answer, or (status, headers, body)
@@ -250,7 +255,7 @@ def endpoint(
         server.shutdown()
         server.server_close()
 
-# %% ../nbs/07_evaluation.ipynb #07-086
+# %% ../nbs/07_evaluation.ipynb #07-088
 def judge(
     client, # from `judge_client`
     model:str, # the name the server knows the judge by
@@ -280,7 +285,7 @@ def judge_metrics(
         **{k: share([int(o['verdict'] == k) for o in judged]) for k in ('tie', 'inconsistent', 'failed')},
         calls_failed=share([int(c is None) for c in calls]), attempts_failed=dict(value=sum(len(o['failures']) for o in judged), n=len(calls), reasons=dict(Counter(f for o in judged for f in o['failures']))))
 
-# %% ../nbs/07_evaluation.ipynb #07-098
+# %% ../nbs/07_evaluation.ipynb #07-101
 def _finite(o):
     if isinstance(o, dict): return {k: _finite(v) for k,v in o.items()}
     return None if isinstance(o, float) and not math.isfinite(o) else o
@@ -291,10 +296,10 @@ def _show(v): return '' if v is None else f'{v:.3g}' if isinstance(v, float) els
 class EvalReport:
     "Metrics of one model, each with `value` and perhaps low, high, n and p, and the facts needed to repeat them."
     name: str # of the model
-    metrics: dict # name to a metric
+    metrics: dict # name to a metric, or to a bare number
     about: dict = field(default_factory=dict) # what was measured, on what, with which versions
 
-    def __post_init__(self): self.metrics = _finite(self.metrics)
+    def __post_init__(self): self.metrics = {k: _finite(v if isinstance(v, dict) else dict(value=v)) for k,v in self.metrics.items()}
     def _repr_markdown_(self):
         rows = [(k, *(_show(m.get(o)) for o in ('value', 'low', 'high', 'n', 'p'))) for k,m in self.metrics.items()]
         facts = '\n'.join(f'- {k}: {v}' for k,v in self.about.items())
@@ -305,7 +310,7 @@ class EvalReport:
         "Write the report as JSON and as markdown."
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name,text in (('report.md', self._repr_markdown_() + '\n'), ('report.json', json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False))):
+        for name,text in (('report.md', self._repr_markdown_() + '\n'), ('report.json', json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False, default=float))):
             with atomic_save(folder/name, 'w', encoding='utf-8') as f: f.write(text)
         return folder/'report.json'
     @classmethod
@@ -314,9 +319,9 @@ class EvalReport:
     ): # an EvalReport
         "Read a report."
         try: return cls(**json.loads(Path(path).read_text(encoding='utf-8')))
-        except (ValueError, TypeError): raise ValueError(f'{path}: not a report; write it with EvalReport.save') from None
+        except (ValueError, TypeError, AttributeError): raise ValueError(f'{path}: not a report; write it with EvalReport.save') from None
 
-# %% ../nbs/07_evaluation.ipynb #07-101
+# %% ../nbs/07_evaluation.ipynb #07-104
 _compare = {'>=': float.__ge__, '<=': float.__le__, '>': float.__gt__, '<': float.__lt__}
 
 @dataclass

@@ -65,6 +65,9 @@ def test_what_no_patience_helps_raises_without_the_key(client, status):
         with pytest.raises(JudgeError) as e: ask(client(url), 'm', '?')
     assert str(status) in str(e.value) and secret not in str(e.value) and e.value.__suppress_context__
 
+def test_a_wrong_argument_is_no_fault_of_the_server(client):
+    with endpoint(fails()) as url, pytest.raises(TypeError): ask(client(url), 'm', '?', temprature=1)
+
 def test_missing_key_is_named(monkeypatch):
     monkeypatch.delenv('TEST_JUDGE_KEY', raising=False)
     with pytest.raises(JudgeError, match='TEST_JUDGE_KEY'): judge_client('http://localhost/v1', 'TEST_JUDGE_KEY')
@@ -125,6 +128,10 @@ def test_forgetting_pairs_items_by_id():
     assert (out['quiz']['only_a'], out['quiz']['only_b'], out['quiz']['value']) == (1, 0, -1/3)
     assert out['text']['value'] == pytest.approx(out['text']['after'] - out['text']['before']) == pytest.approx(9/30/math.log(2))
 
+def test_forgetting_refuses_what_it_cannot_compare():
+    generated = dict(results={}, samples=dict(story=samples('bleu', [1.], [0])))
+    with pytest.raises(ValueError, match='story'): forgetting(generated, generated)
+
 def test_no_tasks_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError): harness_tasks(tmp_path)
 
@@ -150,7 +157,12 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path):
     with pytest.raises(TypeError): EvalReport('m', dict(exact_match=dict(value=object()))).save(tmp_path)
     assert path.read_text() == old and sorted(p.name for p in tmp_path.iterdir()) == ['report.json', 'report.md']
 
-@pytest.mark.parametrize('content', ['{"name": "m"', '[]', '{"name": "m", "metrics": {}, "extra": 1}', '"text"'])
+def test_bare_and_numpy_numbers(tmp_path):
+    path = EvalReport('m', dict(a=.5, b=dict(value=np.int64(3), n=np.float32(2)), c=np.float64('nan'))).save(tmp_path)
+    again = EvalReport.load(path)
+    assert gate(again, 'a>=0.5', 'b>=3', 'b.n>=2').passed and again.metrics['c'] == dict(value=None)
+
+@pytest.mark.parametrize('content', ['{"name": "m", "metrics": [1]}', '{"name": "m"', '[]', '{"name": "m", "metrics": {}, "extra": 1}', '"text"'])
 def test_what_is_no_report_is_refused(tmp_path, content):
     (tmp_path/'report.json').write_text(content)
     with pytest.raises(ValueError, match='not a report'): EvalReport.load(tmp_path/'report.json')
