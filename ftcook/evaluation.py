@@ -99,7 +99,7 @@ def power(
     seen = stats.binom.cdf(least, differ, chance) + stats.binom.sf(differ - least - 1, differ, chance)
     return float(stats.binom.pmf(differ, n, only_a + only_b) @ np.where(least < 0, 0, seen))
 
-# %% ../nbs/07_evaluation.ipynb #07-055
+# %% ../nbs/07_evaluation.ipynb #07-056
 def harness(
     name:str, # base model: a name for `load_model`
     peft:str|Path|None=None, # the adapter's folder
@@ -138,7 +138,7 @@ def run_harness(
     manager = TaskManager(include_defaults=not all(isinstance(t, dict) for t in tasks))
     with redirect_stderr(io.StringIO()): return simple_evaluate(model, tasks=tasks, task_manager=manager, bootstrap_iters=0, **kwargs)
 
-# %% ../nbs/07_evaluation.ipynb #07-058
+# %% ../nbs/07_evaluation.ipynb #07-059
 def _bits(before, after, size, axis): return (before.sum(axis) - after.sum(axis))/size.sum(axis)/math.log(2)
 
 def forgetting(
@@ -155,7 +155,7 @@ def forgetting(
         out[task].update({when: r['results'][task][f'{name},none'] for when,r in (('before', before), ('after', after))})
     return out
 
-# %% ../nbs/07_evaluation.ipynb #07-074
+# %% ../nbs/07_evaluation.ipynb #07-075
 rubric = """You judge two answers to one request. The better answer is a JSON object with exactly the action, origin, destination, date, max_price and currency of the request; one wrong value makes an answer worse. Style and length do not count.
 
 Request: {request}
@@ -173,7 +173,7 @@ def read_verdict(
     found = re.fullmatch(r'\W*(?:verdict|answer)?\W*(a|b|tie)\W*', text.strip(), re.IGNORECASE)
     return found and {'a': 'A', 'b': 'B', 'tie': 'tie'}[found[1].lower()]
 
-# %% ../nbs/07_evaluation.ipynb #07-079
+# %% ../nbs/07_evaluation.ipynb #07-080
 class JudgeError(RuntimeError):
     "A judge that cannot be asked at all."
 
@@ -187,6 +187,7 @@ def judge_client(
     if not os.environ.get(key): raise JudgeError(f'the environment has no {key}; set it (to anything, if the server wants no key)')
     return OpenAI(base_url=base_url, api_key=os.environ[key], timeout=timeout, max_retries=0)
 
+# %% ../nbs/07_evaluation.ipynb #07-082
 def _failure(error):
     "Why a call failed and how long the server asks to wait; None instead of a wait if there is no use in trying again."
     import openai
@@ -199,6 +200,7 @@ def _failure(error):
     if error.status_code == 429: return 'rate limit', wait
     return ('server error', wait) if error.status_code >= 500 or error.status_code in (408, 409) else ('refused', None)
 
+# %% ../nbs/07_evaluation.ipynb #07-083
 def _text(reply):
     try: text = reply.choices[0].message.content
     except (AttributeError, TypeError, IndexError): return None
@@ -229,13 +231,14 @@ def ask(
         failures.append('malformed reply' if text is None else 'malformed verdict')
     return None, failures
 
-# %% ../nbs/07_evaluation.ipynb #07-081
+# %% ../nbs/07_evaluation.ipynb #07-085
 @contextmanager
 def endpoint(
     reply, # function of the request's JSON: returns the text of the answer, or (status, headers, body)
 ): # the address, for `judge_client`
     "A local OpenAI-compatible chat server, for tests and for models without a server."
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = 'HTTP/1.1'
         def do_POST(self):
             out = reply(json.loads(self.rfile.read(int(self.headers['Content-Length']))))
             if isinstance(out, str):
@@ -255,7 +258,7 @@ def endpoint(
         server.shutdown()
         server.server_close()
 
-# %% ../nbs/07_evaluation.ipynb #07-088
+# %% ../nbs/07_evaluation.ipynb #07-092
 def judge(
     client, # from `judge_client`
     model:str, # the name the server knows the judge by
@@ -285,7 +288,7 @@ def judge_metrics(
         **{k: share([int(o['verdict'] == k) for o in judged]) for k in ('tie', 'inconsistent', 'failed')},
         calls_failed=share([int(c is None) for c in calls]), attempts_failed=dict(value=sum(len(o['failures']) for o in judged), n=len(calls), reasons=dict(Counter(f for o in judged for f in o['failures']))))
 
-# %% ../nbs/07_evaluation.ipynb #07-101
+# %% ../nbs/07_evaluation.ipynb #07-105
 def _finite(o):
     if isinstance(o, dict): return {k: _finite(v) for k,v in o.items()}
     return None if isinstance(o, float) and not math.isfinite(o) else o
@@ -321,7 +324,7 @@ class EvalReport:
         try: return cls(**json.loads(Path(path).read_text(encoding='utf-8')))
         except (ValueError, TypeError, AttributeError): raise ValueError(f'{path}: not a report; write it with EvalReport.save') from None
 
-# %% ../nbs/07_evaluation.ipynb #07-104
+# %% ../nbs/07_evaluation.ipynb #07-108
 _compare = {'>=': float.__ge__, '<=': float.__le__, '>': float.__gt__, '<': float.__lt__}
 
 @dataclass
