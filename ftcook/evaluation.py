@@ -115,7 +115,7 @@ def harness(
             self._model = load_model(pretrained, quantize, dtype)
             if peft: self._model = load_adapter(self._model, peft)
     return Model(model_path(name), peft=peft and str(peft), quantize=quantize, dtype=dtype, batch_size=batch_size,
-                 device='cuda' if torch.cuda.is_available() else 'cpu', **kwargs)
+                 **{'device': 'cuda' if torch.cuda.is_available() else 'cpu', 'softmax_dtype': 'float32', **kwargs})
 
 def harness_tasks(
     folder:str|Path, # YAML files of tasks, their JSONL beside them
