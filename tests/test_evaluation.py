@@ -25,15 +25,15 @@ def fails(*replies):
 
 def cut(): raise ConnectionError
 def late():
-    time.sleep(.5)
+    time.sleep(1.2)
     return 'A'
 
 @pytest.mark.parametrize('fault, reason', [(late, 'time-out'), (cut, 'no connection'), ((429, {}, '{}'), 'rate limit'), ((500, {}, '{}'), 'server error'), ((408, {}, '{}'), 'server error'),
     ((200, {}, 'not JSON'), 'malformed reply'), ((200, {}, '{}'), 'malformed reply'), ((200, {}, '{"choices": []}'), 'malformed reply'),
     ((200, {}, '{"choices": [{"message": {"content": null}}]}'), 'malformed reply'), ((200, {'Content-Type': 'text/html'}, '<p>hello</p>'), 'malformed reply'), ('', 'malformed verdict'), ('A and B', 'malformed verdict')])
 def test_each_fault_is_retried_then_counted(client, fault, reason):
-    with endpoint(fails(fault)) as url: assert ask(client(url, timeout=.25), 'm', '?', wait=.01) == ('A', [reason])
-    with endpoint(fails(*[fault]*3)) as url: assert ask(client(url, timeout=.25), 'm', '?', tries=3, wait=.01) == (None, [reason]*3)
+    with endpoint(fails(fault)) as url: assert ask(client(url, timeout=.8), 'm', '?', wait=.01) == ('A', [reason])
+    with endpoint(fails(*[fault]*3)) as url: assert ask(client(url, timeout=.8), 'm', '?', tries=3, wait=.01) == (None, [reason]*3)
 
 def test_no_server_at_all(client):
     with endpoint(fails()) as url: pass
