@@ -1,0 +1,141 @@
+"""Measure the methods of lesson 08 on the flight task, each in its own process: python nbs/measurements/methods.py [--profile cpu] [--methods lora dpo]"""
+import argparse, csv, datetime, gc, json, subprocess, sys, tempfile, time
+from pathlib import Path
+from fastcore.xtras import atomic_save
+from ftcook.cli import device_name
+from ftcook.runtime import load_settings, quiet, run_folder, versions
+
+here = Path(__file__).parent
+methods = 'base prompt full lora lora_slow qlora ia3 adalora dpo grpo grpo_fast'.split()
+columns = ('method start trainable peak_gib minutes artifact_mib exact_match low high requests perplexity_before perplexity rows model quantize error '
+           'profile device versions date').split()
+sizes = dict(cpu=dict(rows=160, batch_size=4, shots=3, grpo_steps=12, grpo=dict()),
+             gpu=dict(rows=4096, batch_size=16, shots=3, grpo_steps=100, grpo=dict(per_device_train_batch_size=64, num_generations=8)))
+rates = dict(full=.1, lora_slow=.25, ia3=5, grpo=.01, grpo_fast=.1)  # learning rate as a multiple of LoRA's; DPO keeps that of lesson 06
+starts = dict(dpo='lora', grpo='lora', grpo_fast='lora')  # the method whose adapter it goes on from
+
+def peak_gib():
+    "Most memory so far: of the GPU if there is one, else of this process."
+    import torch
+    if torch.cuda.is_available(): return torch.cuda.max_memory_allocated()/2**30
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 2**10)/2**30
+
+def general_text():
+    import zaragoza_construction_faq as faq
+    return '\n\n'.join(f"{row['q']}\n{row['a']}" for row in faq.load(lang='en'))
+
+def train_sft(method, model, tokenizer, rows, settings, folder):
+    from ftcook.methods import MoveRanks, tuner
+    from ftcook.sft import sft_config, sft_trainer
+    steps = -(-len(rows)//settings.batch_size)
+    args = sft_config(settings, folder, learning_rate=settings.learning_rate*rates.get(method, 1), disable_tqdm=True)
+    return sft_trainer(model, tokenizer, rows, args, tuner(method.removesuffix('_slow'), settings, steps), callbacks=[MoveRanks()] if method == 'adalora' else None)
+
+def started(model, folder):
+    "The model with the adapter of an earlier stage, ready to train on."
+    from ftcook.inference import load_adapter
+    if not folder.exists(): raise FileNotFoundError(f'{folder.name}: this method goes on from it, so measure `{folder.name}` first')
+    model = load_adapter(model, folder)
+    model.set_adapter('default')
+    return model.train()
+
+def train_grpo(method, model, tokenizer, rows, settings, folder, size):
+    from ftcook.methods import grpo_trainer
+    return grpo_trainer(started(model, folder.parent/starts[method]), tokenizer, rows, settings, folder, max_steps=size['grpo_steps'],
+        learning_rate=settings.learning_rate*rates[method], disable_tqdm=True, **size['grpo'])
+
+def own_mistakes(model, tokenizer, rows, settings):
+    "Preference pairs: the wanted answer, and a wrong one that the model sampled for the same request."
+    from ftcook.methods import exact_reward
+    from ftcook.sft import generate_batch
+    answers = generate_batch(model, tokenizer, [row['messages'][:-1] for row in rows], settings.max_new_tokens, settings.generation_batch_size, do_sample=True, temperature=1.)
+    right = exact_reward(answers, [row['messages'][-1]['content'] for row in rows])
+    return [dict(prompt=row['messages'][:-1], chosen=row['messages'][-1:], rejected=[dict(role='assistant', content=answer)]) for row,answer,ok in zip(rows, answers, right) if not ok]
+
+def train_dpo(method, model, tokenizer, rows, settings, folder):
+    from ftcook.dpo import dpo_config, dpo_trainer
+    model = started(model, folder.parent/starts[method])
+    pairs = own_mistakes(model, tokenizer, rows, settings)
+    print(len(pairs), 'pairs', flush=True)
+    return dpo_trainer(model, tokenizer, pairs, dpo_config(settings, folder, disable_tqdm=True))
+
+def measure(method, settings, size):
+    "One method, from loading the model to its score, as a row of methods.csv."
+    quiet()
+    import torch
+    from transformers import AutoTokenizer
+    from ftcook.data import flight_requests
+    from ftcook.quantization import load_model, perplexity
+    from ftcook.runtime import model_path
+    from ftcook.sft import exact_match, generate_batch, score
+    quantize, folder = settings.quantize if method == 'qlora' else 'none', run_folder(settings.profile)/'methods'/method
+    rows, test = flight_requests(size['rows'], 'train', settings.seed), flight_requests(settings.test_rows, 'test', settings.seed)
+    tokenizer = AutoTokenizer.from_pretrained(model_path(settings.model))
+    def base(): return load_model(settings.model, quantize=quantize, dtype=settings.dtype)
+    torch.manual_seed(settings.seed)
+    model, row = base(), dict(method=method, start=starts.get(method, 'base'), trainable=0, minutes=0, artifact_mib=0)
+    if method not in ('base', 'prompt'):
+        start = time.perf_counter()
+        trainer = (train_grpo(method, model, tokenizer, rows, settings, folder, size) if method.startswith('grpo') else
+                   train_dpo(method, model, tokenizer, rows, settings, folder) if method == 'dpo' else
+                   train_sft(method, model, tokenizer, rows, settings, folder))
+        trainer.train()
+        model = trainer.model
+        row |= dict(minutes=round((time.perf_counter() - start)/60, 2), trainable=sum(p.numel() for p in model.parameters() if p.requires_grad), peak_gib=round(peak_gib(), 2))
+        model.save_pretrained(folder, **({} if method == 'full' else dict(selected_adapters=['default'])))  # without the reference of DPO
+        row['artifact_mib'] = round(sum(f.stat().st_size for f in folder.glob('*.safetensors'))/2**20, 2)
+        del trainer
+    if method == 'prompt':
+        shots = [turn for example in rows[:size['shots']] for turn in example['messages'][1:]]
+        asked = [[row['messages'][0], *shots, row['messages'][1]] for row in test]
+        result = exact_match(generate_batch(model, tokenizer, asked, settings.max_new_tokens, batch_size=20), test)
+    else: result = score(model, tokenizer, test, settings)
+    row.setdefault('peak_gib', round(peak_gib(), 2))
+    text = general_text()
+    after = perplexity(model, tokenizer, text, settings.perplexity_tokens)
+    del model
+    gc.collect()
+    before = after if method in ('base', 'prompt') else perplexity(base(), tokenizer, text, settings.perplexity_tokens)
+    return row | dict(exact_match=round(result['exact_match'], 3), low=round(result['low'], 3), high=round(result['high'], 3), requests=result['n'],
+        perplexity_before=round(before, 2), perplexity=round(after, 2), rows=0 if method == 'base' else size['shots'] if method == 'prompt' else size['rows'], quantize=quantize)
+
+def label(method, settings):
+    "What every row carries, also that of a method that failed."
+    pinned = ' '.join(f'{k}-{v}' for k,v in versions(['torch', 'transformers', 'peft', 'trl', 'bitsandbytes']).items())
+    return dict(method=method, error='', model=settings.model, profile=settings.profile, device=device_name(), versions=pinned, date=datetime.date.today().isoformat())
+
+def apart(method, settings, command=None):
+    "Measure `method` in a process of its own; a process that fails leaves a row that says why."
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)/'row.json'
+        done = subprocess.run(command or [sys.executable, __file__, '--profile', settings.profile, '--worker', method, str(out)], stderr=subprocess.PIPE, text=True)
+        if done.returncode == 0: return label(method, settings) | json.loads(out.read_text())
+    last = (done.stderr.strip().splitlines() or ['no message'])[-1]
+    why = 'killed, most likely for want of memory' if done.returncode == -9 else last[:200]
+    return label(method, settings) | dict(error=why)
+
+def keep(rows, path=here/'methods.csv'):
+    "Merge `rows` into the table; a row replaces the older one of the same profile and method."
+    old = list(csv.DictReader(path.open())) if path.exists() else []
+    merged = {(r['profile'], r['method']): r for r in old + rows}
+    with atomic_save(path, 'w', newline='') as f:
+        writer = csv.DictWriter(f, columns, lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(merged[k] for k in sorted(merged, key=lambda k: (k[0], methods.index(k[1]))))
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--profile', default='')
+    parser.add_argument('--methods', nargs='+', default=methods, choices=methods)
+    parser.add_argument('--worker', nargs=2, metavar=('METHOD', 'FILE'), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    settings = load_settings(args.profile)
+    size = sizes[settings.profile]
+    settings.batch_size = size['batch_size']
+    if args.worker: Path(args.worker[1]).write_text(json.dumps(measure(args.worker[0], settings, size)))
+    else:
+        for method in args.methods:
+            row = apart(method, settings)
+            print(row, flush=True)
+            keep([row])
