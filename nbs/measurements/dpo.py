@@ -1,12 +1,13 @@
 """Train the flight model to ask for what is missing, and keep the run's rates: python nbs/measurements/dpo.py [--profile cpu] [--mistakes 200] [--complete 240]"""
-import argparse, csv, datetime, random, tempfile, time
+import argparse, csv, datetime, tempfile, time
 from pathlib import Path
 from fastcore.xtras import atomic_save
+from transformers import AutoTokenizer
 from ftcook.cli import device_name
 from ftcook.data import flight_requests
 from ftcook.dpo import asks, incomplete_requests, invention_rate, request_fields, train_preferences
 from ftcook.inference import load_adapter
-from ftcook.runtime import load_settings, run_folder
+from ftcook.runtime import load_settings, model_path, run_folder
 from ftcook.sft import exact_match, generate_batch
 
 here = Path(__file__).parent
@@ -21,8 +22,6 @@ def measure(settings, folder):
     def rates(model, tokenizer):
         asked, filled = (generate_batch(model, tokenizer, [row['messages'][:-1] for row in rows], 56, settings.generation_batch_size) for rows in (gaps, complete))
         return invention_rate(asked, gaps), exact_match(filled, complete), sum(map(asks, filled))
-    from transformers import AutoTokenizer
-    from ftcook.runtime import model_path
     before = rates(model, AutoTokenizer.from_pretrained(model_path(settings.model)))
     start = time.perf_counter()
     trainer = train_preferences(settings, folder, model=model)
@@ -49,7 +48,8 @@ if __name__ == '__main__':
     parser.add_argument('--mistakes', type=int, default=200, help='pairs from incomplete requests')
     parser.add_argument('--complete', type=int, default=240, help='pairs from complete requests')
     args = parser.parse_args()
-    settings = load_settings(args.profile) | dict(mistake_pairs=args.mistakes, complete_pairs=args.complete)
-    with tempfile.TemporaryDirectory() as folder: row = measure(type(settings)(settings), folder)
+    settings = load_settings(args.profile)
+    settings.update(mistake_pairs=args.mistakes, complete_pairs=args.complete)
+    with tempfile.TemporaryDirectory() as folder: row = measure(settings, folder)
     print(row, flush=True)
     keep(row)

@@ -1,0 +1,168 @@
+"""Faults of judges, reports and gates."""
+import json, math, time
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from ftcook.evaluation import (EvalReport, JudgeError, ask, bootstrap, endpoint, forgetting, gate, harness_tasks, judge, judge_client, judge_metrics,
+                               paired, pairs_needed, power, read_verdict, share)
+
+secret = 'sk-never-to-be-seen'
+pairs = [dict(request=f'request {i}', a='good', b='bad', truth='a') for i in range(6)]
+
+@pytest.fixture
+def client(monkeypatch):
+    monkeypatch.setenv('TEST_JUDGE_KEY', secret)
+    return lambda url, **kwargs: judge_client(url, 'TEST_JUDGE_KEY', **kwargs)
+
+def fails(*replies):
+    "A server that gives `replies` in turn (functions are called) and then 'A'; `server.calls` has (time, body)."
+    def server(body):
+        server.calls.append((time.monotonic(), body))
+        out = replies[len(server.calls)-1] if len(server.calls) <= len(replies) else 'A'
+        return out() if callable(out) else out
+    server.calls = []
+    return server
+
+def cut(): raise ConnectionError
+def late():
+    time.sleep(1.2)
+    return 'A'
+
+@pytest.mark.parametrize('fault, reason', [(late, 'time-out'), (cut, 'no connection'), ((429, {}, '{}'), 'rate limit'), ((500, {}, '{}'), 'server error'), ((408, {}, '{}'), 'server error'),
+    ((200, {}, 'not JSON'), 'malformed reply'), ((200, {}, '{}'), 'malformed reply'), ((200, {}, '{"choices": []}'), 'malformed reply'),
+    ((200, {}, '{"choices": [{"message": {"content": null}}]}'), 'malformed reply'), ((200, {'Content-Type': 'text/html'}, '<p>hello</p>'), 'malformed reply'), ('', 'malformed verdict'), ('A and B', 'malformed verdict')])
+def test_each_fault_is_retried_then_counted(client, fault, reason):
+    with endpoint(fails(fault)) as url: assert ask(client(url, timeout=.8), 'm', '?', wait=.01) == ('A', [reason])
+    with endpoint(fails(*[fault]*3)) as url: assert ask(client(url, timeout=.8), 'm', '?', tries=3, wait=.01) == (None, [reason]*3)
+
+def test_no_server_at_all(client):
+    with endpoint(fails()) as url: pass
+    assert ask(client(url, timeout=.5), 'm', '?', tries=2, wait=.01) == (None, ['no connection']*2)
+
+def test_retry_after_is_obeyed_and_pauses_grow(client):
+    server = fails((429, {'Retry-After': '0.5'}, '{}'), (503, {}, '{}'), (503, {}, '{}'))
+    with endpoint(server) as url: verdict, failures = ask(client(url), 'm', '?', wait=.1)
+    at = [t for t,_ in server.calls]
+    assert verdict == 'A' and failures == ['rate limit', 'server error', 'server error']
+    assert at[1] - at[0] >= .5 and at[2] - at[1] >= .2 and at[3] - at[2] >= .4
+
+def test_a_date_in_retry_after_falls_back_to_the_own_pause(client):
+    with endpoint(fails((429, {'Retry-After': 'Wed, 21 Oct 2099 07:28:00 GMT'}, '{}'))) as url: assert ask(client(url), 'm', '?', wait=.01)[0] == 'A'
+
+def test_a_malformed_verdict_is_asked_again_with_temperature(client):
+    server = fails('hm')
+    with endpoint(server) as url: ask(client(url), 'm', '?', wait=.01)
+    assert [body['temperature'] for _,body in server.calls] == [0, .7]
+
+def test_a_refused_request_is_counted_at_once(client):
+    server = fails((400, {}, '{}'))
+    with endpoint(server) as url: assert ask(client(url), 'm', '?') == (None, ['refused'])
+    assert len(server.calls) == 1
+
+@pytest.mark.parametrize('status', [401, 403, 404])
+def test_what_no_patience_helps_raises_without_the_key(client, status):
+    with endpoint(fails((status, {}, json.dumps(dict(error=dict(message=f'bad key {secret}')))))) as url:
+        with pytest.raises(JudgeError) as e: ask(client(url), 'm', '?')
+    assert str(status) in str(e.value) and secret not in str(e.value) and e.value.__suppress_context__
+
+def test_a_wrong_argument_is_no_fault_of_the_server(client):
+    with endpoint(fails()) as url, pytest.raises(TypeError): ask(client(url), 'm', '?', temprature=1)
+
+def test_missing_key_is_named(monkeypatch):
+    monkeypatch.delenv('TEST_JUDGE_KEY', raising=False)
+    with pytest.raises(JudgeError, match='TEST_JUDGE_KEY'): judge_client('http://localhost/v1', 'TEST_JUDGE_KEY')
+
+def test_failed_pairs_are_counted_against_the_judge(client):
+    def server(body):
+        if 'request 2' in (text := body['messages'][0]['content']): return 503, {}, secret
+        return 'A' if 'Answer A: good' in text else 'B'
+    with endpoint(server) as url: judged = judge(client(url), 'm', pairs, tries=2, wait=.01, workers=3)
+    m = judge_metrics(judged)
+    assert [o['request'] for o in judged] == [o['request'] for o in pairs]
+    assert [o['verdict'] for o in judged] == ['a', 'a', 'failed', 'a', 'a', 'a']
+    assert (m['agreement']['value'], m['agreement']['n'], m['failed']['value'], m['calls_failed']['value']) == (5/6, 6, 1/6, 2/12)
+    assert m['attempts_failed']['reasons'] == {'server error': 4} and m['first_position']['value'] == .5
+    assert secret not in json.dumps(judged) + repr(client(url))
+
+def test_a_judge_of_habit_is_inconsistent(client):
+    with endpoint(lambda body: 'A') as url: m = judge_metrics(judge(client(url), 'm', pairs))
+    assert m['agreement']['value'] == 0 and m['inconsistent']['value'] == 1 and m['first_position']['value'] == 1 and m['first_position']['p'] < .01
+
+def test_a_tie_once_is_no_tie(client):
+    server = fails('tie', 'B')
+    with endpoint(server) as url: assert judge(client(url), 'm', pairs[:1])[0]['verdict'] == 'inconsistent'
+
+def test_braces_in_an_answer_do_not_break_the_rubric(client):
+    with endpoint(lambda body: 'A') as url: assert judge(client(url), 'm', [dict(request='{x}', a='{"a": 1}', b='{}')])[0]['calls'] == ['A', 'A']
+
+def test_verdicts():
+    assert [read_verdict(t) for t in ('A', 'tie.', 'Verdict: B', 'a b', 'Absolutely', 'B is worse')] == ['A', 'tie', 'B', None, None, None]
+
+def test_bootstrap_of_equal_values_claims_nothing():
+    assert math.isnan(bootstrap([1, 1, 1])['low']) and paired([1, 0], [1, 0])['p'] == 1 and math.isnan(share([])['value'])
+
+def test_paired_needs_the_same_requests():
+    with pytest.raises(ValueError): paired([1, 0], [1])
+
+def test_paired_is_antisymmetric():
+    a, b = [1]*12 + [0]*8 + [1]*20, [0]*12 + [1]*3 + [0]*5 + [1]*20
+    ab, ba = paired(a, b), paired(b, a)
+    assert ab['value'] == -ba['value'] and ab['p'] == ba['p'] == binomtest(3, 15).pvalue and ab['low'] < ab['value'] < ab['high'] < 0
+
+@pytest.mark.parametrize('a, b', [(.1, .1), (.7, .6), (0, 0)])
+def test_pairs_needed_refuses_what_has_no_answer(a, b):
+    with pytest.raises(ValueError): pairs_needed(a, b)
+
+def test_power_agrees_with_simulation():
+    rng = np.random.default_rng(1)
+    for n,a,b in ((20, .05, .4), (80, .02, .12)):
+        seen = np.mean([binomtest(k, k + m).pvalue <= .05 if k + m else False for k,m,_ in rng.multinomial(n, [a, b, 1 - a - b], size=3000)])
+        assert abs(seen - power(n, a, b)) < .03
+
+def samples(name, values, order): return [{'doc_id': i, name: values[i]} for i in order]
+
+def test_forgetting_pairs_items_by_id():
+    def results(acc, ll, order): return dict(results=dict(quiz={'acc,none': np.mean(acc)}, text={'bits_per_byte,none': -sum(ll)/30/math.log(2)}),
+        samples=dict(quiz=samples('acc', acc, order), text=samples('bits_per_byte', [(v, 10) for v in ll], order)))
+    out = forgetting(results([1., 1., 0.], [-10, -20, -30], [0, 1, 2]), results([1., 0., 0.], [-11, -22, -36], [2, 0, 1]))
+    assert (out['quiz']['only_a'], out['quiz']['only_b'], out['quiz']['value']) == (1, 0, -1/3)
+    assert out['text']['value'] == pytest.approx(out['text']['after'] - out['text']['before']) == pytest.approx(9/30/math.log(2))
+
+def test_forgetting_refuses_what_it_cannot_compare():
+    generated = dict(results={}, samples=dict(story=samples('bleu', [1.], [0])))
+    with pytest.raises(ValueError, match='story'): forgetting(generated, generated)
+
+def test_no_tasks_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError): harness_tasks(tmp_path)
+
+report = EvalReport('m', dict(exact_match=dict(value=.8, low=.7, high=.9, n=80), perplexity=dict(value=math.nan, n=3)), dict(data='flights'))
+
+@pytest.mark.parametrize('text, passed', [('exact_match>=0.8', True), ('exact_match > 0.8', False), ('exact_match.low>=0.75', False), ('exact_match.n>=50', True), ('perplexity<100', False),
+    ('perplexity>=0', False), ('unknown<=1', False), ('exact_match.p<=1', False), ('exact_match<=8e-1', True), ('exact_match>=-1', True)])
+def test_gate(text, passed):
+    result = gate(report, text)
+    assert (result.passed, result.exit_code, bool(result), len(result.reasons)) == (passed, int(not passed), passed, 1) and text in str(result)
+
+@pytest.mark.parametrize('text', ['exact_match', '>=1', 'exact_match=1', 'exact_match>=high', 'exact_match>=1.2.3', ''])
+def test_gate_refuses_what_it_cannot_read(text):
+    with pytest.raises(ValueError, match='no threshold'): gate(report, text)
+
+def test_report_survives_a_round_trip_and_is_strict_json(tmp_path):
+    path = report.save(tmp_path/'new')
+    assert EvalReport.load(path) == report and 'NaN' not in path.read_text() and '| exact_match | 0.8 |' in (tmp_path/'new'/'report.md').read_text()
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = report.save(tmp_path)
+    old = path.read_text()
+    with pytest.raises(TypeError): EvalReport('m', dict(exact_match=dict(value=object()))).save(tmp_path)
+    assert path.read_text() == old and sorted(p.name for p in tmp_path.iterdir()) == ['report.json', 'report.md']
+
+def test_bare_and_numpy_numbers(tmp_path):
+    path = EvalReport('m', dict(a=.5, b=dict(value=np.int64(3), n=np.float32(2)), c=np.float64('nan'))).save(tmp_path)
+    again = EvalReport.load(path)
+    assert gate(again, 'a>=0.5', 'b>=3', 'b.n>=2').passed and again.metrics['c'] == dict(value=None)
+
+@pytest.mark.parametrize('content', ['{"name": "m", "metrics": [1]}', '{"name": "m"', '[]', '{"name": "m", "metrics": {}, "extra": 1}', '"text"'])
+def test_what_is_no_report_is_refused(tmp_path, content):
+    (tmp_path/'report.json').write_text(content)
+    with pytest.raises(ValueError, match='not a report'): EvalReport.load(tmp_path/'report.json')
