@@ -35,6 +35,10 @@ claims = {
         judge_first_position=between(.8, 1), needed=lambda v: v['0.02'] > 10*v['0.1'], careful_passed=is_(False)),
         cpu=dict(exact_match=between(.7, 1), moved_change=between(-.5, -.05), moved_p=between(0, .05), gained_by_luck=between(.03, .3), everyday_before=between(.7, 1),
         everyday_after=between(.6, 1), bits_before=between(1.1, 1.4), judge_failed_attempts=lambda v: v > 0, gate_passed=is_(True))),
+    '08_methods': dict(both=dict(rules_reached=is_(17), rules=is_(17), grpo_gradient_from_base=is_(0), moved_from_base=is_(0), methods=lambda v: v >= 8, methods_failed=is_({}),
+        memory_measured_over_predicted=between(.5, 1.5), exact_match=lambda v: v['base'] <= .10 and v['prompt'] <= .30 and min(v['full'], v['lora'], v['qlora']) >= .5,
+        forgetting=lambda v: v['base'] == 1 and v['ia3'] < v['lora']),
+        cpu=dict(reward_mean=lambda v: min(v) > .5, grpo_gradient=lambda v: max(v) > 0)),
 }
 
 @pytest.mark.timeout(1500)
