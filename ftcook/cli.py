@@ -132,6 +132,7 @@ def _readme(args):
     from ftcook.publish import readme
     readme(check=args.check)
 
+# %% ../nbs/command_line.ipynb #command-017b
 def _parser():
     parser = argparse.ArgumentParser(prog='ftcook', description='A fine-tuning course that runs its own pages.')
     parts = parser.add_subparsers(required=True, metavar='command')
