@@ -173,6 +173,7 @@ def stage()->Path: # the folder of staged notebooks, ready for a renderer
     "Process the notebooks with nbdev and write the sidebar."
     root = get_config().config_path
     with working_directory(root): staged = proc_nbs(n_workers=0, force=True)
+    shutil.copy(root/'_quarto.yml', staged/'_quarto.yml')
     def entry(path): return dict(text=' '.join([*re.findall(r'^\d+', path.stem), about(path)[0]]), href=path.relative_to(root/'nbs').as_posix())
     groups = [dict(section=name, contents=[entry(p) for p in paths]) for name,paths in sections(root/'nbs').items() if paths]
     sidebar = dict(style='floating', contents=[dict(text='Start here', href='index.ipynb'), *groups])
