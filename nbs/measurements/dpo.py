@@ -1,9 +1,8 @@
 """Train the flight model to ask for what is missing, and keep the run's rates: python nbs/measurements/dpo.py [--profile cpu] [--mistakes 200] [--complete 240]"""
-import argparse, csv, datetime, tempfile, time
+import argparse, datetime, tempfile, time
 from pathlib import Path
-from fastcore.xtras import atomic_save
 from transformers import AutoTokenizer
-from ftcook.cli import device_name
+from ftcook.cli import device_name, merge_rows
 from ftcook.data import flight_requests
 from ftcook.dpo import asks, incomplete_requests, invention_rate, request_fields, train_preferences
 from ftcook.inference import load_adapter
@@ -11,8 +10,6 @@ from ftcook.runtime import load_settings, model_path, run_folder
 from ftcook.sft import exact_match, generate_batch
 
 here = Path(__file__).parent
-columns = ('profile device pairs gap_fields train_minutes inventions_before inventions_after inventions_low inventions_high asked_right requests '
-           'exact_match_before exact_match_after exact_match_low exact_match_high needless complete_requests date').split()
 
 def measure(settings, folder):
     "One run, as a row of dpo.csv."
@@ -32,16 +29,6 @@ def measure(settings, folder):
         asked_right=round(after[0]['asked_right'], 3), requests=len(gaps), exact_match_before=round(before[1]['exact_match'], 3), exact_match_after=round(after[1]['exact_match'], 3),
         exact_match_low=round(after[1]['low'], 3), exact_match_high=round(after[1]['high'], 3), needless=after[2], complete_requests=len(complete), date=datetime.date.today().isoformat())
 
-def keep(row, path=here/'dpo.csv'):
-    "Put the row into the table, in place of an older one of the same device and size."
-    def key(r): return r['device'], int(r['pairs']), int(r['gap_fields'])
-    old = list(csv.DictReader(path.open())) if path.exists() else []
-    merged = {key(r): r for r in [*old, row]}
-    with atomic_save(path, 'w', newline='') as f:
-        writer = csv.DictWriter(f, columns, lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(merged[k] for k in sorted(merged))
-
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--profile', default='')
@@ -52,4 +39,4 @@ if __name__ == '__main__':
     settings.update(mistake_pairs=args.mistakes, complete_pairs=args.complete)
     with tempfile.TemporaryDirectory() as folder: row = measure(settings, folder)
     print(row, flush=True)
-    keep(row)
+    merge_rows(here/'dpo.csv', [row], ('device', 'pairs', 'gap_fields'))

@@ -1,13 +1,11 @@
 """Train the flight task with several seeds and keep each run's score: python nbs/measurements/seeds.py [--profile cpu] [--seeds 0 1]"""
-import argparse, csv, datetime, tempfile, time
+import argparse, datetime, tempfile, time
 from pathlib import Path
-from fastcore.xtras import atomic_save
-from ftcook.cli import device_name
+from ftcook.cli import device_name, merge_rows
 from ftcook.data import flight_requests
 from ftcook.runtime import load_settings
 
 here = Path(__file__).parent
-columns = 'seed profile device rows train_minutes exact_match low high requests date'.split()
 
 def measure(settings, seed, folder):
     "One training run and its held-out score, as a row of seeds.csv."
@@ -19,15 +17,6 @@ def measure(settings, seed, folder):
     return dict(seed=seed, profile=settings.profile, device=device_name(), rows=settings.train_rows, train_minutes=round(minutes, 2), exact_match=round(result['exact_match'], 3),
         low=round(result['low'], 3), high=round(result['high'], 3), requests=result['n'], date=datetime.date.today().isoformat())
 
-def keep(rows, path=here/'seeds.csv'):
-    "Merge `rows` into the table; a row replaces the older one of the same profile and seed."
-    old = list(csv.DictReader(path.open())) if path.exists() else []
-    merged = {(r['profile'], str(r['seed'])): r for r in old + rows}
-    with atomic_save(path, 'w', newline='') as f:
-        writer = csv.DictWriter(f, columns, lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(merged[k] for k in sorted(merged))
-
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--profile', default='')
@@ -37,4 +26,4 @@ if __name__ == '__main__':
     for seed in args.seeds:
         with tempfile.TemporaryDirectory() as folder: row = measure(settings, seed, folder)
         print(row, flush=True)
-        keep([row])
+        merge_rows(here/'seeds.csv', [row], ('profile', 'seed'))
