@@ -124,6 +124,12 @@ def _check(args):
     print(json.dumps(report.to_dict(), indent=1) if args.json else report)
     return report.exit_code
 
+def _doctor(args):
+    from ftcook.doctor import diagnose
+    found = diagnose(*args.things)
+    print(json.dumps(found.to_dict(), indent=1, ensure_ascii=False) if args.json else found)
+    return found.exit_code
+
 def _gate(args):
     from ftcook.evaluation import EvalReport, gate
     result = gate(EvalReport.load(args.report), *args.thresholds)
@@ -156,6 +162,9 @@ def _parser():
     p.add_argument('--fix', metavar='CLEAN', help='write the valid rows here, the others with their reasons to CLEAN.rejects.jsonl')
     p.add_argument('--max-bytes', type=int, default=2**20, help='longest line allowed, in bytes (default: %(default)s)')
     p.add_argument('--json', action='store_true', help='print the report as JSON')
+    p = add('doctor', _doctor, 'say what is wrong, how certain that is, and what to do')
+    p.add_argument('things', nargs='*', metavar='PATH', help='a script, data, a log or a run folder; several data files: training first, then held out (default: the environment)')
+    p.add_argument('--json', action='store_true', help='print the findings as JSON')
     p = add('gate', _gate, 'pass or fail an evaluation report on thresholds')
     p.add_argument('report', help='report.json, written by EvalReport.save')
     p.add_argument('thresholds', nargs='+', help="such as 'exact_match>=0.75' or 'exact_match.low>=0.6'")
