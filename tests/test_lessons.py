@@ -39,6 +39,9 @@ claims = {
         memory_measured_over_predicted=between(.5, 1.5), exact_match=lambda v: v['base'] <= .10 and v['prompt'] <= .30 and min(v['full'], v['lora'], v['qlora']) >= .5,
         forgetting=lambda v: v['base'] == 1 and v['ia3'] < v['lora']),
         cpu=dict(reward_mean=lambda v: min(v) > .5, grpo_gradient=lambda v: max(v) > 0)),
+    '11_troubleshooting': dict(both=dict(named_first=between(.95, 1), cases=lambda v: v >= 40, healthy=lambda v: v >= 15, false_alarms=is_(0), fresh_right=between(.95, 1), overhead=between(0, .01), live_steps=between(0, 10),
+        folder_seconds=between(0, 2), nan_whole=is_(1), survived=is_('batch 1, accumulated'), gpu_cures=lambda v: len(set(v.values())) >= 3,
+        runs=lambda v: v['healthy'] == 'none' and v['rate times 10'] == 'lr_too_high' and v['rate times a tenth'] == 'lr_too_low' and 'none' not in [found for name,found in v.items() if name != 'healthy'])),
 }
 
 @pytest.mark.timeout(1500)

@@ -141,6 +141,8 @@ def all_weights_with_the_rate_of_LoRA(rng, folder): return finished(toy_trainer(
 def a_tenth_of_the_rate(rng, folder): return finished(toy_trainer(rng, folder, lr=1e-3), folder)
 @case('run', 'lr_too_low')
 def LoRA_with_the_rate_of_all_weights(rng, folder): return finished(toy_trainer(rng, folder, lr=1e-5), folder)
+@case('run', 'flat')
+def answers_at_random(rng, folder): return finished(toy_trainer(rng, folder, toy_rows(240, rng, step=None), lr=1e-4), folder)
 @case('run', 'nan_loss')
 def a_rate_that_breaks_the_weights(rng, folder): return finished(toy_trainer(rng, folder, lora=None, lr=1e5, max_grad_norm=0), folder)
 @case('run', 'nan_loss')
@@ -340,6 +342,8 @@ def malformed_json(rng, folder):
     (folder/'rows.jsonl').write_text('{"a": 1}\n{"a": ' + rng.choice('x]:') + '\n')
     def load():
         from datasets import load_dataset
+        from datasets.utils import logging
+        logging.set_verbosity(logging.CRITICAL)
         return load_dataset('json', data_files=str(folder/'rows.jsonl'), cache_dir=str(folder/'cache'))
     return raised(load)
 
