@@ -16,6 +16,7 @@ from ftcook.data import flight_requests, from_messages
 from ftcook.doctor import Doctor, diagnose, diagnose_answers, diagnose_environment, diagnose_prompt, diagnose_trainer, environment_facts
 
 here = Path(__file__).parent
+torch.set_num_threads(1)  # the toy is too small to gain from more, and a busy machine makes more a loss
 Case = namedtuple('Case', 'kind planted name make')  # `make` takes a random generator and a folder, and returns a Diagnosis
 cases = []
 
