@@ -12,7 +12,6 @@ __all__ = ['run_defaults', 'run_choices', 'measured', 'parts', 'time_of', 'train
 import copy, gc, importlib.util, math, sys, tempfile, time, weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from .runtime import attention_implementations, quiet
@@ -282,12 +281,19 @@ def measure_run(
 # %% ../nbs/10_memory.ipynb #10-042
 parts = 'weights adapters optimizer gradients activations recomputed logits workspace'.split()
 
+def _quantization_tensors(p):
+    state = getattr(p, 'quant_state', None)
+    if state is None: return []
+    found = [state.absmax, state.code] + ([state.offset, state.state2.absmax, state.state2.code] if state.nested else [])
+    return [t for t in found if isinstance(t, torch.Tensor)]
+
+# %% ../nbs/10_memory.ipynb #10-043
 class StepMemory(TorchDispatchMode):
     "Follows every tensor that is made while it is on: when it was born, when it died, and what it was."
     def __init__(self, model, optimizer, device):
         super().__init__()
-        self.device, self.vocabulary, self.live, self.born, self.died, self.kind, self.phases, self.allocated = device, model.config.get_text_config().vocab_size, {}, [], {}, [], [], []
-        self.phase = 'forward'
+        self.device, self.vocabulary, self.phase = device, model.config.get_text_config().vocab_size, 'forward'
+        self.live, self.born, self.died, self.kind, self.phases, self.allocated = {}, [], {}, [], [], []
         for p in model.parameters():
             full = not hasattr(model, 'peft_config')
             self._add(p, 'weights' if full or not p.requires_grad else 'adapters')
@@ -303,8 +309,7 @@ class StepMemory(TorchDispatchMode):
         if id(storage) in self.live or not storage.nbytes(): return
         n = len(self.born)
         self.live[id(storage)] = n
-        self.born.append((len(self.phases), storage.nbytes()))
-        self.kind.append(kind)
+        self.born.append((len(self.phases), storage.nbytes())); self.kind.append(kind)
         weakref.finalize(storage, self._drop, id(storage), n).atexit = False
 
     def _drop(self, key, n):
@@ -323,13 +328,7 @@ class StepMemory(TorchDispatchMode):
         self.allocated.append(torch.cuda.memory_allocated() if self.device == 'cuda' else 0)
         return out
 
-# %% ../nbs/10_memory.ipynb #10-043
-def _quantization_tensors(p):
-    state = getattr(p, 'quant_state', None)
-    if state is None: return []
-    found = [state.absmax, state.code] + ([state.offset, state.state2.absmax, state.state2.code] if state.nested else [])
-    return [t for t in found if isinstance(t, torch.Tensor)]
-
+# %% ../nbs/10_memory.ipynb #10-044
 class RecordStep(TrainerCallback):
     "Puts a `StepMemory` around one step of a trainer: the second, when the optimizer has its state."
     def __init__(self, step=1): self.step, self.memory = step, None
@@ -353,7 +352,7 @@ class RecordStep(TrainerCallback):
         self.memory.__exit__(None, None, None)
         for hook in self.hooks: hook.remove()
 
-# %% ../nbs/10_memory.ipynb #10-044
+# %% ../nbs/10_memory.ipynb #10-045
 def _timeline(memory):
     "Bytes of each part after each operation, shape (operations, parts)."
     n, phases = len(memory.phases), np.array(memory.phases)
@@ -367,7 +366,7 @@ def _timeline(memory):
         change[min(died, n), column] -= size if died < n else 0
     return change.cumsum(0)[:n], phases
 
-# %% ../nbs/10_memory.ipynb #10-045
+# %% ../nbs/10_memory.ipynb #10-046
 def step_timeline(
     run:dict, # keys of `run_defaults`; the rest keeps its default
     model=None, # the base model; by default `random_model` of the run
@@ -386,7 +385,7 @@ def step_timeline(
     def gibs(values): return {p: round(float(v)/_gib, 6) for p,v in zip([*parts, 'allocated'], values)}
     return [dict(point=n, operation=i, operations=len(total), phase=str(phases[i]), **gibs([*gib[i], allocated[i]])) for n,i in enumerate(kept)]
 
-# %% ../nbs/10_memory.ipynb #10-060
+# %% ../nbs/10_memory.ipynb #10-061
 def _kind(run): return 'full' if not run['rank'] else 'lora' if run['quant'] == 'none' else 'qlora'
 
 def kept_bytes(
@@ -402,19 +401,23 @@ def kept_bytes(
     attention = 2*q + 2*2*kv + 2*q*(2 if kind == 'lora' else 1)
     return norms + inputs + attention + (6 if kernels == 'liger' else 8)*m
 
-# %% ../nbs/10_memory.ipynb #10-080
-@lru_cache(maxsize=64)
-def _sizes(model, quant, dtype, rank):
+# %% ../nbs/10_memory.ipynb #10-084
+_known_sizes = {}
+
+def _sizes(config, quant, dtype, rank):
     "Bytes of the frozen or full weights, and how many weights are trained: those of one layer, and of what the second adds."
-    config, sizes = _config(model), []
+    key = config.to_json_string(), quant, dtype, rank
+    if key in _known_sizes: return _known_sizes[key]
+    sizes = []
     for n in (1, 2):
         short = copy.deepcopy(config)
         short.num_hidden_layers = n
         stored = sum(model_bytes(short, quant, dtype).values())
         sizes.append((stored, adapter_size(short, lora_config(r=rank)).trainable if rank else stored//_dtype(dtype).itemsize))
-    return tuple(one + (config.num_hidden_layers - 1)*(two - one) for one,two in zip(*sizes))
+    _known_sizes[key] = tuple(one + (config.num_hidden_layers - 1)*(two - one) for one,two in zip(*sizes))
+    return _known_sizes[key]
 
-# %% ../nbs/10_memory.ipynb #10-081
+# %% ../nbs/10_memory.ipynb #10-085
 def _checkpointed(checkpointing, layers):
     "How many layers are computed a second time."
     return 0 if checkpointing == 'none' else layers if checkpointing in ('full', 'selective') else -(-layers//int(checkpointing.removeprefix('every-')))
@@ -426,7 +429,7 @@ def needed_gib(
     run = training_run(**run)
     config, kind = _config(run['model']), _kind(run)
     h, m, layers, table = config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.vocab_size*config.hidden_size
-    weights, trained = _sizes(run['model'], run['quant'], run['dtype'], run['rank'])
+    weights, trained = _sizes(config, run['quant'], run['dtype'], run['rank'])
     size = dict(full=_dtype(run['dtype']).itemsize, lora=4, qlora=2)[kind]
     states = 2*trained + (6*table if kind == 'full' else 0) if '8bit' in run['optimizer'] else 2*size*trained
     fixed = weights + states + (trained*size if kind != 'full' else weights if run['method'] == 'dpo' else 0)
@@ -438,8 +441,8 @@ def needed_gib(
     end = max(layer, 2*table if kind == 'full' and config.tie_word_embeddings else 0, size*trained if run['optimizer'] == 'adamw_torch' else 0)
     return (fixed + max(stored + max(loss, layer), size*trained + end))/_gib
 
-# %% ../nbs/10_memory.ipynb #10-090
-time_of = dict(weight_token=1.33e-14, recompute=.37, liger=.79, flash=1.1, eight_bit=1.26, launch=dict(full=.0053, lora=.0098, qlora=.0125), launch_again=.75)  # seconds and factors on one H100: see above
+# %% ../nbs/10_memory.ipynb #10-092
+time_of = dict(weight_token=1.33e-14, recompute=.37, liger=.79, flash=1.1, eight_bit=1.26, launch=dict(full=.0053, lora=.0098, qlora=.0125), launch_again=.75)  # seconds and factors on one H100: see below
 
 def step_seconds(
     run:dict, # from `training_run`
@@ -458,7 +461,7 @@ def step_seconds(
     launches = layers*time_of['launch'][kind]*(1 + time_of['launch_again']*again)
     return max(arithmetic, launches)*(time_of['eight_bit'] if '8bit' in run['optimizer'] else 1)
 
-# %% ../nbs/10_memory.ipynb #10-097
+# %% ../nbs/10_memory.ipynb #10-101
 def useful_share(
     lengths:list, # tokens of each row
     batch:int, # rows padded to the longest of them
@@ -468,7 +471,7 @@ def useful_share(
     drawn = torch.tensor(lengths)[torch.randint(len(lengths), (4096, batch), generator=torch.Generator().manual_seed(0))]
     return (drawn.sum()/(drawn.amax(1).sum()*batch)).item()
 
-# %% ../nbs/10_memory.ipynb #10-099
+# %% ../nbs/10_memory.ipynb #10-103
 def token_seconds(
     run:dict, # from `training_run`
     lengths:list, # tokens of each row of the data
@@ -481,7 +484,7 @@ def token_seconds(
         tokens = useful/useful_share(lengths, run['batch'])
     return step_seconds(run, tokens, gpu_speed)/useful
 
-# %% ../nbs/10_memory.ipynb #10-101
+# %% ../nbs/10_memory.ipynb #10-105
 @dataclass
 class Choice:
     "Settings for a training run, why they were chosen, and what was not."
@@ -497,27 +500,36 @@ class Choice:
         changed = {k: v for k,v in self.run.items() if v != run_defaults[k]}
         return '\n'.join([f"**{self.speedup:.2f} times the speed of trl's defaults, {self.gib:.1f} GiB** ({', '.join(f'{k}={v}' for k,v in changed.items()) or 'the defaults'})\n", *(f'- {r}' for r in self.reasons)])
 
-# %% ../nbs/10_memory.ipynb #10-102
+# %% ../nbs/10_memory.ipynb #10-106
+def _gpu_gib():
+    if not torch.cuda.is_available(): raise ValueError('gpu_gib: there is no GPU here, so say how much memory it will have')
+    return torch.cuda.get_device_properties(0).total_memory/_gib
+
 def _candidates(base, varied, flash):
     for batch,checkpointing,packed in product((1, 2, 4, 8, 16, 32), ('none', 'every-4', 'every-3', 'every-2', 'full'), (False, True) if varied and flash else (False,)):
         how = dict(packing='bfd', attention='flash_attention_2') if packed else dict(packing='none', attention='sdpa')
         yield training_run(**{**base, **how, 'batch': batch, 'checkpointing': checkpointing})
 
-def _reasons(run, gib, room, share, gpu_speed, others):
+def _reasons(run, gib, room, lengths, gpu_speed, others):
     small = min(others, key=lambda o: o[1])
     def without(**change): return needed_gib({**run, **change})
     yield f"It needs {gib:.1f} GiB of the {room:.1f} that may be filled; the leanest setting considered would need {small[1]:.1f}."
-    if run['checkpointing'] == 'none': yield f"No layer is computed twice: that takes {gib - without(checkpointing='full'):.1f} GiB of activations, which are there to be used."
+    kept = gib - without(checkpointing='full')
+    if run['checkpointing'] == 'none': yield f"No layer is computed twice: the activations raise the peak by {kept:.1f} GiB, which are there to be used." if kept > .05 else 'No layer is computed twice: the peak is elsewhere, so that costs nothing.'
     elif run['checkpointing'] == 'full': yield f"Every layer is computed twice: without that, even batch 1 would take {without(checkpointing='none', batch=1):.1f} GiB."
     else: yield f"One layer in {run['checkpointing'][-1]} is computed twice: keeping all activations would take {without(checkpointing='none'):.1f} GiB."
     if run['kernels'] == 'liger': yield f"Liger's kernels keep {1 - kept_bytes(_config(run['model']), _kind(run), 'liger')/kept_bytes(_config(run['model']), _kind(run)):.0%} less for each token, and took {1 - time_of['liger']:.0%} off the arithmetic."
-    if run['packing'] == 'bfd': yield f"Rows are packed: padded batches of {run_defaults['batch']} would be {1 - share:.0%} padding. Flash Attention keeps packed rows from seeing each other. One step now holds several rows for each of its {run['batch']}, so the learning rate may have to move."
+    mean, usual = sum(lengths)/len(lengths), run_defaults['batch']
+    if run['packing'] == 'bfd': yield f"Rows are packed: padded batches of {usual} would be {1 - useful_share(lengths, usual):.0%} padding. Flash Attention keeps packed rows from seeing each other."
     else: yield 'Without padding `sdpa` is as fast as Flash Attention (lesson 09).'
     floor, time = step_seconds(run, 0, gpu_speed), step_seconds(run, run['batch']*run['seq'], gpu_speed)
     yield f"A step of full rows takes about {time:.2f} s; below {floor:.2f} s, starting the kernels would take longer than running them."
+    rows = run['batch']*(run['seq']/mean if run['packing'] == 'bfd' else 1)
+    if rows > 1.5*usual: yield f"One step holds about {rows:.0f} rows, the defaults {usual}: the learning rate may have to move."
+    if rows < usual: yield f"One step holds about {rows:.0f} rows, the defaults {usual}: accumulate {usual/rows:.0f} steps to keep theirs."
     if '8bit' in run['optimizer']: yield f"8-bit AdamW: with states of full size nothing fits."
 
-# %% ../nbs/10_memory.ipynb #10-103
+# %% ../nbs/10_memory.ipynb #10-107
 def fastest(
     model:str, # a name in `shapes`, 'embedded', a hub id, a local folder, or a configuration
     method:str='qlora', # full, lora or qlora
@@ -534,22 +546,20 @@ def fastest(
 )->Choice:
     "The settings that train fastest and still fit, as arguments of trl, with the reasons."
     if method not in ('full', 'lora', 'qlora'): raise ValueError(f"method={method!r}: use one of full, lora, qlora")
-    gpu = torch.cuda.is_available()
-    if gpu_gib is None:
-        if not gpu: raise ValueError('gpu_gib: there is no GPU here, so say how much memory it will have')
-        gpu_gib = torch.cuda.get_device_properties(0).total_memory/_gib
+    gpu, gpu_gib = torch.cuda.is_available(), gpu_gib or _gpu_gib()
     lengths = [lengths] if isinstance(lengths, int) else list(lengths)
+    if not lengths or min(lengths) < 1: raise ValueError('lengths: give the tokens of every row, or a list with those of each row, all 1 or more')
     seq = max_length or max(lengths)
     lengths, room = [min(n, seq) for n in lengths], gpu_gib*(1 - margin)
     if flash is None: flash = 'flash_attention_2' in attention_implementations()
-    base = dict(model=model, method=method, seq=seq, rank=rank, kernels=kernels or ('liger' if gpu and importlib.util.find_spec('liger_kernel') else 'none'))
+    base = dict(model=_config(model), method=method, seq=seq, rank=rank, kernels=kernels or ('liger' if gpu and importlib.util.find_spec('liger_kernel') else 'none'))
     def ranked(optimizer): return sorted(((token_seconds(r, lengths, gpu_speed), needed_gib(r), r) for r in _candidates({**base, 'optimizer': optimizer}, len(set(lengths)) > 1, flash)), key=lambda o: o[:2])
     others = ranked('adamw_torch_fused')
     if method == 'full' and not any(o[1] <= room for o in others): others = ranked('adamw_8bit')
     if not (fits := [o for o in others if o[1] <= room]):
         raise ValueError(f"{method} needs {min(o[1] for o in others):.1f} GiB at least, {room:.1f} may be filled; use rows shorter than {seq} tokens, {'a smaller model' if method == 'qlora' else 'qlora'}, or a larger GPU")
     time, gib, run = fits[0]
-    default = token_seconds(training_run(model=model, method=method, seq=seq, rank=rank), lengths, gpu_speed)
+    default = token_seconds(training_run(**{k: base[k] for k in ('model', 'method', 'seq', 'rank')}), lengths, gpu_speed)
     args = SFTConfig(**{**dict(output_dir=output_dir, bf16=gpu, use_cpu=not gpu), **speed_arguments(run), **kwargs})
-    reasons = list(_reasons(run, gib, room, useful_share(lengths, run_defaults['batch']), gpu_speed, others))
-    return Choice(args, dict(quantize=run['quant'], dtype=run['dtype'], attention=run['attention']), run, gib, default/time, reasons, others)
+    reasons = list(_reasons(run, gib, room, lengths, gpu_speed, others))
+    return Choice(args, dict(quantize=run['quant'], dtype=run['dtype'], attention=run['attention']), {**run, 'model': model}, gib, default/time, reasons, [(t, g, {**r, 'model': model}) for t,g,r in others])
