@@ -337,4 +337,6 @@ d = { 'settings': { 'branch': 'main',
                             'ftcook.sft.score': ('sft.html#score', 'ftcook/sft.py'),
                             'ftcook.sft.sft_config': ('sft.html#sft_config', 'ftcook/sft.py'),
                             'ftcook.sft.sft_trainer': ('sft.html#sft_trainer', 'ftcook/sft.py'),
-                            'ftcook.sft.train_flights': ('sft.html#train_flights', 'ftcook/sft.py')}}}
+                            'ftcook.sft.train_flights': ('sft.html#train_flights', 'ftcook/sft.py'),
+                            'ftcook.sft.train_in_float32': ('sft.html#train_in_float32', 'ftcook/sft.py'),
+                            'ftcook.sft.trainer_defaults': ('sft.html#trainer_defaults', 'ftcook/sft.py')}}}
