@@ -41,3 +41,50 @@ def test_jobs_finish_with_a_figure_or_a_reason(bench, tmp_path):
     assert bench.limit(dict(implementation='sdpa_flash', case='dropout'), False, {})[0]['status'] != 'runs'
     step = next(j for j in bench.jobs('training', True, False) if j['case'] == 'one padding token')
     assert bench.training(step, False, {})[0]['tokens_per_s'] > 0
+
+# --- ftcook.attention
+
+def refusals(*args, **kwargs):
+    from ftcook.attention import attention_refusals
+    return attention_refusals(*args, **(dict(capability=(9,0), packages={'flash-attn': '2.8.3.post2'}) | kwargs))
+
+def test_model_may_be_named_or_given():
+    from transformers import AutoConfig, AutoModelForCausalLM
+    config = AutoConfig.for_model('llama', num_hidden_layers=1, hidden_size=64, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1, vocab_size=32)
+    assert refusals('Mistral-7B') == refusals(config) == refusals(AutoModelForCausalLM.from_config(config)) == refusals('embedded')
+
+def test_one_reason_for_each_fault():
+    from transformers import AutoConfig
+    dropout = AutoConfig.for_model('llama', attention_dropout=.1)
+    assert 'attention_dropout=0.1' in refusals(dropout, packages={'flash-attn-3': '3.0.0b1'})['flash_attention_3'][0]
+    assert not refusals(dropout, packages={'flash-attn-3': '3.0.0b1'}, training=False)['flash_attention_3']
+    assert refusals(dropout)['flash_attention_2'] == [] == refusals('Mistral-7B', 'float16')['flash_attention_2']
+    assert not refusals('Mistral-7B', capability=None, training=False)['flex_attention']
+    assert 'float32' in refusals('Mistral-7B', 'float32')['flash_attention_2'][0]
+
+def test_choice_is_the_name(tmp_path):
+    from ftcook.attention import choose_attention
+    from ftcook.quantization import load_model
+    choice = choose_attention('embedded', 'float32', capability=None)
+    assert choice == 'sdpa' and 'flash_attention_2' in choice.refused and '`flash_attention_2`' in choice._repr_markdown_()
+    model = load_model(attention=choice)
+    assert model.config._attn_implementation == 'sdpa'
+    model.config.save_pretrained(tmp_path)
+
+@pytest.mark.parametrize('n,block', [(1, 64), (63, 64), (65, 64), (100, 7)])
+def test_tiles_cover_the_mask_once(n, block):
+    import torch
+    from ftcook.attention import causal, tiles
+    seen = torch.zeros(n, n, dtype=torch.int)
+    for rows,columns,allowed in tiles(n, causal, block): seen[rows, columns] += 1 if allowed is None else allowed.int()
+    assert (seen == torch.ones(n, n, dtype=torch.int).tril()).all()
+
+def test_tiled_attention_of_any_length_and_large_scores():
+    import torch
+    from ftcook.attention import causal, standard_attention, tiled_attention
+    torch.manual_seed(0)
+    for n in (1, 5, 64, 97):
+        q, k, v = (torch.randn(2, n, 16, dtype=torch.float64, requires_grad=True) for _ in range(3))
+        for scale in (1, 300):
+            a, b = (torch.autograd.grad(f(q*scale, k, v, causal).pow(2).sum(), (q, k, v)) for f in (standard_attention, tiled_attention))
+            assert max(((x - y).norm()/(1 + x.norm())).item() for x,y in zip(a, b)) < 1e-10

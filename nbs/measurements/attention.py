@@ -94,6 +94,7 @@ def memory(step, cuda, base):
         torch.cuda.reset_peak_memory_stats()
         step(lambda: marks.append((torch.cuda.memory_allocated() - base, torch.cuda.max_memory_allocated() - base)))
         return marks
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler tells of its start and end otherwise
     from torch.profiler import ProfilerActivity, profile, record_function
     def mark():
         with record_function(f'mark {len(marks)}'): marks.append(None)
