@@ -41,6 +41,12 @@ claims = {
         cpu=dict(reward_mean=lambda v: min(v) > .5, grpo_gradient=lambda v: max(v) > 0)),
     '10_memory': dict(both=dict(runs=lambda v: v >= 41, gain_varied=lambda v: v >= 2.5, gain_80_gib_with_flash=lambda v: v >= 1.5, error_mean=between(0, .02), time_error=between(0, .12),
         frontier=lambda v: len(v) >= 3, switch_peak=lambda v: v['the defaults'] < v['every 2nd layer checkpointed'] < v['no checkpointing'] and v['batch 1, accumulation 4'] < .6)),
+    '09_flash_attention': dict(both=dict(forward_error=between(0, 1e-12), gradient_error=between(0, 1e-12), mask_error=between(0, 1e-5), entry_bytes=between(5.9, 6.1), mask_cost=lambda v: v > 1.1,
+        kept_slopes=lambda v: 1.9 < v['standard'] <= 2 and .99 < v['tiled'] < 1.01, loss_difference=lambda v: max(v.values()) < 1e-5, gradient_difference=lambda v: max(v.values()) < 1e-4,
+        live_slopes=lambda v: v['eager']['kept_mib'] > 1.7 and v['sdpa_flash']['kept_mib'] < 1.1, gpu_slopes=lambda v: v['eager']['kept_mib'] > 1.9 and v['flash_attention_2']['kept_mib'] < 1.05 and v['flash_attention_2']['ms'] > 1.8,
+        kernel_gain=lambda v: min(g['flash_attention_2'] for g in v.values()) > 4, step_gain=lambda v: 1 < v['512']['flash_attention_2'] < 1.5 and all(g['flash_attention_2'] < 2.5 for g in v.values() if g),
+        share_of_ceiling=lambda v: v['eager'] < .1 and .3 < v['flash_attention_2'] < 1, traffic_ratio=lambda v: all(1 < r < 2 for r in v.values()), prediction_error=between(0, .05),
+        masks_made=is_({'no padding': False, 'an attention_mask of ones': False, 'one token of padding': True, 'two texts packed in each row': True})), cpu=dict(choice=is_('sdpa'))),
 }
 
 @pytest.mark.timeout(1500)
