@@ -169,7 +169,7 @@ def step_moments(
     def moment(**parts): return fixed | nothing | parts
     matrix = s.h*s.f*(run['quant'] != 'none')                     # a weight matrix restored: in float32 as the random models are, then in 16 bits
     widest = max(2*2*s.f*tokens, 2*s.f*tokens + 2*matrix, 6*matrix) if not lora else 6*s.f*tokens
-    if run['attention'] == 'eager': widest = max(widest - 8*s.f*tokens, 10*s.heads*run['seq']*tokens)
+    if run['attention'] == 'eager': widest = max(widest, 6*s.heads*run['seq']*tokens - 8*s.f*tokens)
     return dict(
         forward=moment(activations=saved + last + (tokens + scored)*2*s.h + casts, logits=tile),
         loss=moment(activations=saved + last + casts*(1 - kept), logits=tile + scored*8*s.h, gradients=3*head if every else 0),
@@ -399,7 +399,7 @@ def _prepare(config, run):
         with torch.device('meta'): model = get_peft_model(model.requires_grad_(False), lora_config(r=run['rank']))
     if run['checkpointing'] == 'selective': enable_selective_activation_checkpointing(model)
     if run['checkpointing'] != 'none':
-        model.gradient_checkpointing_enable()
+        getattr(model, 'activation_checkpointing_enable', model.gradient_checkpointing_enable)()  # its name from transformers 5.23 on
         every = int(run['checkpointing'][6:]) if run['checkpointing'].startswith('every') else 1
         for i,layer in enumerate(m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)): layer.gradient_checkpointing = i % every == 0
         if run['rank']: model.enable_input_require_grads()
@@ -802,8 +802,9 @@ def plot_comparison(
     estimates:list, # from `compare`
     ax=None, # matplotlib axes
 ):
-    "Cost against time; what does not fit is grey, on a dashed line where no price is known."
+    "Cost against time; what does not fit is grey, and a hollow mark stands for a GPU without a known price."
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator
     ax = ax or plt.subplots(figsize=(7, 4))[1]
     dearest = max([e.usd[1] for e in estimates if e.usd], default=1)
     for i,e in enumerate(estimates):
@@ -811,6 +812,12 @@ def plot_comparison(
         ax.plot([e.hours]*2, [low, high], color=color, lw=3 if e.usd else 1, ls='-' if e.usd else ':', marker='o', ms=5, mfc=color if e.usd else 'none')
         ax.annotate(e.gpu + ('' if e.fits else ', does not fit') + ('' if e.usd else ', no price'), (e.hours, high), xytext=(4, 4), textcoords='offset points', color=color, fontsize=9)
     ax.set(xscale='log', yscale='log', xlabel='training time (hours)', ylabel='cost (USD), lowest to highest price')
+    ax.set_xlim(right=2.2*ax.get_xlim()[1])
+    ax.set_ylim(top=1.3*ax.get_ylim()[1])
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter('{x:g}')
+        axis.set_minor_locator(NullLocator())
     return ax
 
 # %% ../nbs/12_cost.ipynb #12-117
