@@ -823,13 +823,13 @@ def plot_comparison(
 # %% ../nbs/12_cost.ipynb #12-117
 def explore(
     model:str='Mistral-7B', # as for `estimate`
-    **kwargs, # anything else that `compare` takes
+    **kwargs, # anything else that `compare` takes; what is given here keeps its value
 ): # sliders in JupyterLab; elsewhere a figure
     "Turn the knobs of a run and see where it fits and what it costs."
     def show(method='qlora', batch=4, seq=2048, rank=16, checkpointing=True, liger=False):
         import matplotlib.pyplot as plt
-        run = dict(method=method, batch_size=batch, seq_len=seq, rank=rank, checkpointing='full' if checkpointing else 'none', kernels='liger' if liger else 'none')
-        plot_comparison(compare(model, **{**run, **kwargs})).set_title(f"{model}, {method}, {batch} × {seq}", fontsize=10)
+        run = dict(method=method, batch_size=batch, seq_len=seq, rank=rank, checkpointing='full' if checkpointing else 'none', kernels='liger' if liger else 'none') | kwargs
+        plot_comparison(compare(model, **run)).set_title(f"{model}, {run['method']}, {run['batch_size']} × {run['seq_len']}", fontsize=10)
         plt.show()
     try:
         if os.environ.get('FTCOOK_RUN_DIR'): raise ImportError('nobody is there to turn a knob')
@@ -837,7 +837,7 @@ def explore(
     except ImportError: return show()
     interact(show, method=['qlora', 'lora', 'full', 'dpo'], batch=(1, 32), seq=SelectionSlider(options=[256, 512, 1024, 2048, 4096, 8192], value=2048), rank=SelectionSlider(options=[4, 8, 16, 32, 64, 128], value=16))
 
-# %% ../nbs/12_cost.ipynb #12-121
+# %% ../nbs/12_cost.ipynb #12-122
 def with_interruptions(
     hours:float, # of work
     every:float, # hours between interruptions, on average
