@@ -21,7 +21,7 @@ from .data import check_row, date_text, flight_requests, price_text, training_se
 from .inference import load_adapter
 from .runtime import model_path, run_folder
 from .runtime import table as markdown_table
-from .sft import generate_batch, interval, train_flights
+from .sft import generate_batch, interval, train_flights, train_in_float32, trainer_defaults
 
 # %% ../nbs/06_dpo.ipynb #06-013
 request_fields = ('max_price', 'date', 'destination', 'origin') # the price brings its currency along
@@ -167,12 +167,9 @@ def dpo_config(
     **kwargs, # any argument of `DPOConfig`; wins over the settings
 )->DPOConfig:
     "The `DPOConfig` of the course, from settings.ini."
-    gpu = torch.cuda.is_available()
-    defaults = dict(output_dir=str(output_dir), per_device_train_batch_size=settings.dpo_batch_size, learning_rate=settings.dpo_learning_rate, beta=settings.beta,
-        loss_type=['sigmoid', 'sft'], loss_weights=[0.2, 1.0], max_length=settings.max_length, num_train_epochs=1, warmup_steps=3, lr_scheduler_type='linear',
-        seed=settings.seed, logging_steps=0.05, save_strategy='no', report_to='none', disable_tqdm=False, gradient_checkpointing=False,
-        bf16=gpu and settings.dtype == 'bfloat16', use_cpu=not gpu, dataloader_pin_memory=gpu)
-    return DPOConfig(**{**defaults, **kwargs})
+    own = dict(per_device_train_batch_size=settings.dpo_batch_size, learning_rate=settings.dpo_learning_rate, beta=settings.beta,
+        loss_type=['sigmoid', 'sft'], loss_weights=[0.2, 1.0], max_length=settings.max_length, num_train_epochs=1, warmup_steps=3)
+    return DPOConfig(**{**trainer_defaults(settings, output_dir), **own, **kwargs})
 
 def dpo_trainer(
     model, # a `PeftModel` whose adapter is called 'default': the SFT model
@@ -186,8 +183,7 @@ def dpo_trainer(
     model.set_adapter('default')
     start = {name: p.detach().clone() for name,p in model.named_parameters() if p.requires_grad}
     trainer = DPOTrainer(model=model, args=args, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer, **kwargs)
-    for name,p in trainer.model.named_parameters():
-        if name in start: p.data = start[name].float()
+    train_in_float32(trainer.model, start)
     trainer.remove_callback(PrinterCallback)
     return trainer
 

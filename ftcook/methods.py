@@ -22,6 +22,7 @@ from trl import GRPOConfig, GRPOTrainer
 from .inference import flight_schema, parse_answer
 from .lora import lora_config
 from .quantization import bits_per_weight
+from .sft import train_in_float32, trainer_defaults
 
 # %% ../nbs/08_methods.ipynb #08-012
 def tuner(
@@ -103,15 +104,11 @@ def grpo_trainer(
     **kwargs, # any argument of `GRPOConfig`
 )->GRPOTrainer:
     "A `GRPOTrainer` for requests whose answers can be checked."
-    gpu = torch.cuda.is_available()
     data = Dataset.from_list([dict(prompt=row['messages'][:-1], wanted=row['messages'][-1]['content']) for row in rows])
-    args = GRPOConfig(**{**dict(output_dir=str(output_dir), per_device_train_batch_size=16, num_generations=4, max_completion_length=settings.max_new_tokens,
-        learning_rate=settings.learning_rate/100, lr_scheduler_type='constant', seed=settings.seed, logging_steps=1, save_strategy='no', report_to='none',
-        gradient_checkpointing=False, bf16=gpu and settings.dtype == 'bfloat16', use_cpu=not gpu, dataloader_pin_memory=gpu), **kwargs})
-    trained = {n: p.detach().float().clone() for n,p in model.named_parameters() if p.requires_grad}  # trl rounds adapters on a quantized base to bfloat16
-    trainer = GRPOTrainer(model=model, reward_funcs=reward, args=args, train_dataset=data, processing_class=tokenizer)
-    for n,p in trainer.model.named_parameters():
-        if n in trained: p.data = trained[n]
+    own = dict(per_device_train_batch_size=16, num_generations=4, max_completion_length=settings.max_new_tokens, learning_rate=settings.learning_rate/100, lr_scheduler_type='constant', logging_steps=1)
+    start = {n: p.detach().clone() for n,p in model.named_parameters() if p.requires_grad}  # trl rounds adapters on a quantized base to bfloat16
+    trainer = GRPOTrainer(model=model, reward_funcs=reward, args=GRPOConfig(**{**trainer_defaults(settings, output_dir), **own, **kwargs}), train_dataset=data, processing_class=tokenizer)
+    train_in_float32(trainer.model, start)
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -39,6 +39,8 @@ claims = {
         memory_measured_over_predicted=between(.5, 1.5), exact_match=lambda v: v['base'] <= .10 and v['prompt'] <= .30 and min(v['full'], v['lora'], v['qlora']) >= .5,
         forgetting=lambda v: v['base'] == 1 and v['ia3'] < v['lora']),
         cpu=dict(reward_mean=lambda v: min(v) > .5, grpo_gradient=lambda v: max(v) > 0)),
+    '10_memory': dict(both=dict(runs=lambda v: v >= 41, gain_varied=lambda v: v >= 2.5, gain_80_gib_with_flash=lambda v: v >= 1.5, error_mean=between(0, .02), time_error=between(0, .12),
+        frontier=lambda v: len(v) >= 3, switch_peak=lambda v: v['the defaults'] < v['every 2nd layer checkpointed'] < v['no checkpointing'] and v['batch 1, accumulation 4'] < .6)),
     '12_cost': dict(both=dict(runs=lambda v: v >= 40, architectures=lambda v: v >= 5, holdout_runs=lambda v: v >= 10, trace_holdout=between(0, .01), formula_holdout=between(0, .04), reserved_holdout=between(0, .05), step_holdout=between(0, .12),
         holdout_worst=lambda v: v['trace'] <= .03 and v['formula'] <= .10, formula_trace=between(0, .02), cpu_error=between(0, .03), bits_saved=is_(.373), full_7b_gib=between(52, 56), qlora_7b_gib=between(7, 14.9), cheaper=between(1, 10),
         spot_error=between(0, .02), rule_of_thumb=lambda v: v > .2), gpu=dict(measured_afresh=is_(2))),

@@ -1,10 +1,10 @@
 """Runs of random models: every kind trains, whatever fails leaves a row, and the timeline adds up."""
-import csv, json
+import csv, weakref
 import pytest, torch
 from transformers import AutoConfig
 from conftest import root
 from ftcook import memory
-from ftcook.memory import measure_run, measured, random_model, row_lengths, run_defaults, step_config, step_timeline, training_run
+from ftcook.memory import fastest, free_gpu, measure_run, measured, needed_gib, random_model, row_lengths, run_defaults, step_config, step_timeline, training_run
 from ftcook.quantization import model_bytes, stored_bytes
 
 def tiny(): return AutoConfig.for_model('mistral', hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=512)
@@ -73,6 +73,37 @@ def test_every_configuration_of_the_script_is_valid(training):
     held = [r for r in training.estimate if r['split'] == 'holdout']
     assert len(training.estimate) >= 44 and .25 < len(held)/len(training.estimate) < .5
     assert {r['model'] for r in held} == {r['model'] for r in training.estimate} and {r['method'] for r in held} == {'full', 'lora', 'qlora', 'dpo'}
+
+def test_script_measures_what_fastest_chooses(training):
+    able, runs = dict(flash=True, kernels='liger'), [training_run(**run) for run in training.fastest]
+    for change,wanted in ((dict(gpu_gib=80), dict()), (dict(gpu_gib=12), dict(limit_gib=12)), (dict(gpu_gib=80, lengths=row_lengths('exponential-400', 2048, 2000)), dict(lengths='exponential-400'))):
+        assert {**fastest('Mistral-7B', **change, **able).run, **wanted} in runs
+
+def test_fastest_gives_arguments_of_trl():
+    choice = fastest('Mistral-7B', lengths=[100, 900], gpu_gib=80, flash=True, kernels='liger', learning_rate=1e-4)
+    assert (choice.args.packing, choice.args.max_length, choice.args.learning_rate, choice.args.use_liger_kernel) == (True, 900, 1e-4, True)
+    assert choice.load == dict(quantize='nf4-double', dtype='bfloat16', attention='flash_attention_2') and choice.gib < 80*.92
+    assert fastest('Mistral-7B', lengths=[100, 900], gpu_gib=80, flash=False, kernels='none').run['packing'] == 'none'
+
+def test_fastest_full_takes_8_bit_states_only_if_it_must():
+    assert fastest('Llama-3.2-3B', 'full', 512, gpu_gib=40, kernels='none').run['optimizer'] == 'adamw_torch_fused'
+    assert fastest('Llama-3.2-3B', 'full', 512, gpu_gib=24, kernels='none').run['optimizer'] == 'adamw_8bit'
+
+@pytest.mark.parametrize('wrong,why', [(dict(model='Llama-3-70B', gpu_gib=24), 'at least'), (dict(model='Mistral-7B', method='dpo', gpu_gib=24), 'full, lora, qlora'), (dict(model='Mistral-7B', lengths=[], gpu_gib=24), 'lengths')])
+def test_fastest_says_what_is_wrong(wrong, why):
+    with pytest.raises(ValueError, match=why): fastest(**wrong)
+
+def test_formula_takes_a_configuration():
+    assert needed_gib(dict(model=tiny(), seq=64)) > 0
+
+def test_eight_bit_optimizer_is_forgotten():
+    model = random_model(tiny(), dtype='float32')
+    import bitsandbytes as bnb
+    bnb.optim.GlobalOptimManager.get_instance().register_module_override(model.model.embed_tokens, 'weight', dict(optim_bits=32))
+    watched = weakref.ref(model.model.embed_tokens)
+    del model
+    free_gpu()
+    assert watched() is None
 
 def test_a_process_that_dies_leaves_rows(training, tmp_path, monkeypatch):
     monkeypatch.setattr(training.sys, 'executable', 'false')

@@ -24,7 +24,7 @@ def measure(settings, folder):
     trainer = train_preferences(settings, folder, model=model)
     minutes = (time.perf_counter() - start)/60
     after = rates(trainer.model, trainer.processing_class)
-    return dict(profile=settings.profile, device=device_name(), pairs=len(trainer.train_dataset), gap_fields=settings.gap_fields, train_minutes=round(minutes, 2),
+    return dict(profile=settings.profile, device=device_name(), pairs=len(trainer.train_dataset), gap_fields=settings.gap_fields, batch_size=settings.dpo_batch_size, learning_rate=settings.dpo_learning_rate, train_minutes=round(minutes, 2),
         inventions_before=round(before[0]['invention_rate'], 3), inventions_after=round(after[0]['invention_rate'], 3), inventions_low=round(after[0]['low'], 3), inventions_high=round(after[0]['high'], 3),
         asked_right=round(after[0]['asked_right'], 3), requests=len(gaps), exact_match_before=round(before[1]['exact_match'], 3), exact_match_after=round(after[1]['exact_match'], 3),
         exact_match_low=round(after[1]['low'], 3), exact_match_high=round(after[1]['high'], 3), needless=after[2], complete_requests=len(complete), date=datetime.date.today().isoformat())
@@ -34,9 +34,11 @@ if __name__ == '__main__':
     parser.add_argument('--profile', default='')
     parser.add_argument('--mistakes', type=int, default=200, help='pairs from incomplete requests')
     parser.add_argument('--complete', type=int, default=240, help='pairs from complete requests')
+    parser.add_argument('--learning-rate', type=float, help='peak rate (default: dpo_learning_rate of settings.ini)')
+    parser.add_argument('--table', type=Path, default=here/'dpo.csv', help='where the row goes')
     args = parser.parse_args()
     settings = load_settings(args.profile)
-    settings.update(mistake_pairs=args.mistakes, complete_pairs=args.complete)
+    settings.update(mistake_pairs=args.mistakes, complete_pairs=args.complete, dpo_learning_rate=args.learning_rate or settings.dpo_learning_rate)
     with tempfile.TemporaryDirectory() as folder: row = measure(settings, folder)
     print(row, flush=True)
-    merge_rows(here/'dpo.csv', [row], ('device', 'pairs', 'gap_fields'))
+    merge_rows(args.table, [row], ('device', 'pairs', 'gap_fields', 'learning_rate'))

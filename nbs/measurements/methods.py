@@ -1,8 +1,7 @@
 """Measure the methods of lesson 08 on the flight task, each in its own process: python nbs/measurements/methods.py [--profile cpu] [--methods lora dpo]"""
-import argparse, csv, datetime, gc, json, os, subprocess, sys, tempfile, time
+import argparse, datetime, gc, json, os, subprocess, sys, tempfile, time
 from pathlib import Path
-from fastcore.xtras import atomic_save
-from ftcook.cli import device_name
+from ftcook.cli import device_name, merge_rows
 from ftcook.runtime import load_settings, quiet, run_folder, versions
 
 here = Path(__file__).parent
@@ -10,7 +9,7 @@ methods = 'base prompt full lora lora_slow qlora ia3 adalora dpo grpo grpo_fast'
 columns = ('method start trainable peak_gib minutes artifact_mib exact_match low high requests perplexity_before perplexity rows model quantize error note '
            'profile device versions date').split()
 sizes = dict(cpu=dict(rows=160, batch_size=4, shots=3, grpo_steps=12, grpo=dict()),
-             gpu=dict(rows=4096, batch_size=16, shots=3, grpo_steps=100, grpo=dict(per_device_train_batch_size=64, num_generations=8)))
+             gpu=dict(rows=4096, batch_size=16, shots=3, grpo_steps=60, grpo=dict(per_device_train_batch_size=64, num_generations=8)))
 rates = dict(full=.1, lora_slow=.25, ia3=5, grpo=.01, grpo_fast=.1)  # learning rate as a multiple of LoRA's; DPO keeps that of lesson 06
 starts = dict(dpo='lora', grpo='lora', grpo_fast='lora')  # the method whose adapter it goes on from
 
@@ -107,7 +106,7 @@ def measure(method, settings, size):
 def label(method, settings):
     "What every row carries, also that of a method that failed."
     pinned = ' '.join(f'{k}-{v}' for k,v in versions(['torch', 'transformers', 'peft', 'trl', 'bitsandbytes']).items())
-    return dict(method=method, error='', note='', model=settings.model, profile=settings.profile, device=device_name(), versions=pinned, date=datetime.date.today().isoformat())
+    return dict.fromkeys(columns, '') | dict(method=method, model=settings.model, profile=settings.profile, device=device_name(), versions=pinned, date=datetime.date.today().isoformat())
 
 def apart(method, settings, command=None):
     "Measure `method` in a process of its own; a process that fails leaves a row that says why."
@@ -119,19 +118,12 @@ def apart(method, settings, command=None):
     why = 'killed, most likely for want of memory' if done.returncode == -9 else last[:200]
     return label(method, settings) | dict(error=why)
 
-def keep(rows, path=here/'methods.csv'):
-    "Merge `rows` into the table; a row replaces the older one of the same profile and method."
-    old = list(csv.DictReader(path.open())) if path.exists() else []
-    merged = {(r['profile'], r['method']): r for r in old + rows}
-    with atomic_save(path, 'w', newline='') as f:
-        writer = csv.DictWriter(f, columns, lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(merged[k] for k in sorted(merged, key=lambda k: (k[0], methods.index(k[1]))))
-
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--profile', default='')
     parser.add_argument('--methods', nargs='+', default=methods, choices=methods)
+    parser.add_argument('--table', type=Path, default=here/'methods.csv', help='where the rows go')
+    parser.add_argument('--note', default='', help='a remark for the rows')
     parser.add_argument('--worker', nargs=2, metavar=('METHOD', 'FILE'), help=argparse.SUPPRESS)
     args = parser.parse_args()
     settings = load_settings(args.profile)
@@ -141,5 +133,6 @@ if __name__ == '__main__':
     else:
         for method in args.methods:
             row = apart(method, settings)
+            if args.note and not row['note']: row['note'] = args.note
             print(row, flush=True)
-            keep([row])
+            merge_rows(args.table, [row], ('profile', 'method'))

@@ -1,4 +1,4 @@
-"""Measure training steps at real shapes with random weights, a row per run: python nbs/measurements/training.py --groups estimate limit levers fastest profile"""
+"""Measure training steps at real shapes with random weights, a row per run: python nbs/measurements/training.py --groups fastest levers estimate limit"""
 import argparse, csv, datetime, json, subprocess, sys, tempfile, time
 from pathlib import Path
 from ftcook.cli import device_name, merge_rows
@@ -48,13 +48,11 @@ levers = [dict(base, **change) for change in (dict(), dict(checkpointing='none')
     dict(batch=16, seq=512), dict(batch=1, seq=8192), dict(batch=1, seq=8192, attention='flash_attention_2'), dict(method='lora'), dict(method='lora', checkpointing='none', **both))]
 levers += [dict(varied, **change) for change in (dict(), dict(packing='bfd'), dict(packing='wrapped'), dict(packing='padding_free'), dict(packing='padding_free', attention='flash_attention_2'), dict(packing='bfd', attention='flash_attention_2'))]
 levers += [dict(model='Llama-3.2-3B', method='full', batch=2, seq=1024, optimizer=o) for o in ('adamw_torch_fused', 'adamw_8bit')]
-# The defaults of trl against candidates for the choice of `fastest`, side by side
-fastest = [dict(base), dict(base, checkpointing='none', **both), dict(base, batch=6, checkpointing='none', **both), dict(base, checkpointing='none', kernels='liger')]
-fastest += [dict(base, limit_gib=12, **change) for change in (dict(), both, dict(both, checkpointing='selective'), dict(both, batch=1, checkpointing='every-2'), dict(both, batch=1, checkpointing='every-3'), dict(both, batch=1, checkpointing='every-4'))]
-fastest += [dict(varied), dict(varied, packing='bfd', checkpointing='none', **both)]
+# The defaults of trl against what `fastest` chooses and what it might have chosen, side by side
+fastest = [dict(base), dict(base, checkpointing='none', kernels='liger'), dict(base, checkpointing='none', **both), dict(varied), dict(varied, packing='bfd', checkpointing='none', **both)]
+fastest += [dict(base, limit_gib=12, **change) for change in (dict(), dict(kernels='liger'), both, dict(both, checkpointing='selective'), dict(both, batch=1, checkpointing='every-2'), dict(both, batch=1, checkpointing='every-3'))]
 
-groups = dict(estimate=estimate, limit=limit, levers=levers, fastest=fastest)
-profiled = [dict(model='Llama-3.2-1B', method=method, batch=4, seq=1024, checkpointing=checkpointing) for method in ('full', 'lora', 'qlora') for checkpointing in ('full', 'none')]
+groups = dict(fastest=fastest, levers=levers, estimate=estimate, limit=limit)
 
 def label():
     return dict(versions=' '.join(f'{k}-{v}' for k,v in versions('torch transformers trl peft bitsandbytes liger-kernel flash-attn'.split()).items()), date=datetime.date.today().isoformat())
@@ -94,26 +92,16 @@ def run_apart(jobs, path, budget):
         run = training_run(**{k: v for k,v in run.items() if k != 'split'})
         if tuple(map(str, (purpose, *run.values()))) not in known: keep(path, purpose, '', run | dict.fromkeys(measured, '') | dict(status='error', note=f'the process ended with {code}'))
 
-def profile(path):
-    from ftcook.memory import step_timeline
-    for run in profiled:
-        start = time.perf_counter()
-        rows = [dict(gpu=device_name(), **run, **point) | label() for point in step_timeline(run, points=120)]
-        merge_rows(path, rows, ('gpu', 'model', 'method', 'checkpointing', 'point'))
-        print(f"{time.perf_counter()-started:5.0f} s  {time.perf_counter()-start:5.1f} s  profile {run['method']} {run['checkpointing']}: peak {max(r['allocated'] for r in rows)} GiB", flush=True)
-
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--groups', nargs='+', default=[*groups, 'profile'], choices=[*groups, 'profile'])
+    parser.add_argument('--groups', nargs='+', default=[*groups], choices=[*groups])
     parser.add_argument('--out', type=Path, default=here/'training.csv')
-    parser.add_argument('--timeline', type=Path, default=here/'step_memory.csv')
     parser.add_argument('--budget', type=float, default=540., help='no run starts later than this many seconds')
     parser.add_argument('--model', help='use this model for every run, such as SmolLM2-135M to try the script out')
     parser.add_argument('--jobs', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.jobs: run_all(json.loads(args.jobs.read_text()), args.out, args.budget)
     else:
-        jobs = [(name, run | (dict(model=args.model) if args.model else {})) for name in args.groups if name in groups for run in groups[name]]
+        jobs = [(name, run | (dict(model=args.model) if args.model else {})) for name in args.groups for run in groups[name]]
         run_all([j for j in jobs if not apart(j[1])], args.out, args.budget)
         run_apart([j for j in jobs if apart(j[1])], args.out, args.budget)
-        if 'profile' in args.groups: profile(args.timeline)
