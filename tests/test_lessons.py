@@ -47,6 +47,9 @@ claims = {
         kernel_gain=lambda v: min(g['flash_attention_2'] for g in v.values()) > 4, step_gain=lambda v: 1 < v['512']['flash_attention_2'] < 1.5 and all(g['flash_attention_2'] < 2.5 for g in v.values() if g),
         share_of_ceiling=lambda v: v['eager'] < .1 and .3 < v['flash_attention_2'] < 1, traffic_ratio=lambda v: all(1 < r < 2 for r in v.values()), prediction_error=between(0, .05),
         masks_made=is_({'no padding': False, 'an attention_mask of ones': False, 'one token of padding': True, 'two texts packed in each row': True})), cpu=dict(choice=is_('sdpa'))),
+    '12_cost': dict(both=dict(runs=lambda v: v >= 40, architectures=lambda v: v >= 5, holdout_runs=lambda v: v >= 10, trace_holdout=between(0, .01), formula_holdout=between(0, .04), reserved_holdout=between(0, .05), step_holdout=between(0, .12),
+        holdout_worst=lambda v: v['trace'] <= .03 and v['formula'] <= .10, formula_trace=between(0, .02), cpu_error=between(0, .03), bits_saved=is_(.373), full_7b_gib=between(52, 56), qlora_7b_gib=between(7, 14.9), cheaper=between(1, 10),
+        spot_error=between(0, .02), rule_of_thumb=lambda v: v > .2), gpu=dict(measured_afresh=is_(2))),
 }
 
 @pytest.mark.timeout(1500)
