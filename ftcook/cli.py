@@ -136,6 +136,19 @@ def _gate(args):
     print(result)
     return result.exit_code
 
+def _amount(text):
+    factor = dict(k=1e3, m=1e6, b=1e9).get(text[-1:].lower())
+    try: return float(text[:-1] if factor else text)*(factor or 1)
+    except ValueError: raise argparse.ArgumentTypeError(f'{text!r} is not a number such as 10M') from None
+
+def _estimate(args):
+    from ftcook.cost import compare, estimate
+    keys = 'method rank quant checkpointing attention kernels optimizer prices'.split()
+    chosen = {k: v for k in keys if (v := getattr(args, k)) is not None} | dict(seq_len=args.seq, batch_size=args.batch, tokens=args.tokens, depth='trace' if args.trace else 'formula')
+    found = compare(args.model, **chosen) if args.gpu == 'all' else [estimate(args.model, gpu=args.gpu, **chosen)]
+    if args.json: print(json.dumps([e.to_dict() for e in found] if args.gpu == 'all' else found[0].to_dict(), indent=1, ensure_ascii=False))
+    else: print('\n'.join(e.line() for e in found) if args.gpu == 'all' else found[0])
+
 def _site(args):
     from ftcook.publish import site
     print(f'site in {site(args.out, renderer=args.renderer)}')
@@ -168,6 +181,15 @@ def _parser():
     p = add('gate', _gate, 'pass or fail an evaluation report on thresholds')
     p.add_argument('report', help='report.json, written by EvalReport.save')
     p.add_argument('thresholds', nargs='+', help="such as 'exact_match>=0.75' or 'exact_match.low>=0.6'")
+    p = add('estimate', _estimate, 'memory, time and cost of a training run')
+    p.add_argument('model', help='such as mistral-7b, a folder, or a hub id')
+    for name,default in dict(method='qlora', gpu='L40S', rank=None, quant=None, checkpointing=None, attention=None, kernels=None, optimizer=None, prices=None).items():
+        p.add_argument(f'--{name}', default=default, type=int if name == 'rank' else str, help=dict(gpu='one of the price list, or all', prices='a table like nbs/data/gpu_prices.csv').get(name))
+    p.add_argument('--seq', type=int, default=2048, help='tokens per row (default: %(default)s)')
+    p.add_argument('--batch', type=int, default=4, help='rows per step (default: %(default)s)')
+    p.add_argument('--tokens', type=_amount, default=10e6, help='of training, such as 10M')
+    p.add_argument('--trace', action='store_true', help='trace the real model on fake tensors instead of using the formula')
+    p.add_argument('--json', action='store_true', help='print the estimate as JSON')
     p = add('site', _site, 'build the website')
     p.add_argument('--out', default='_site', help='folder for the site')
     p.add_argument('--renderer', choices=('smalldocs', 'quarto'), default='smalldocs', help='smalldocs works offline; quarto must be installed')

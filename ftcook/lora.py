@@ -50,7 +50,7 @@ shapes = {'SmolLM2-135M': _shape('llama', 576, 1536, 30, 9, 3, 49152, tied=True)
           'Qwen2.5-0.5B': _shape('qwen2', 896, 4864, 24, 14, 2, 151936, tied=True),
           'Llama-3.2-1B': _shape('llama', 2048, 8192, 16, 32, 8, 128256, tied=True),
           'Llama-3.2-3B': _shape('llama', 3072, 8192, 28, 24, 8, 128256, tied=True),
-          'Mistral-7B': _shape('mistral', 4096, 14336, 32, 32, 8, 32768),
+          'Mistral-7B': _shape('mistral', 4096, 14336, 32, 32, 8, 32768, sliding_window=None),
           'Qwen2.5-7B': _shape('qwen2', 3584, 18944, 28, 28, 4, 152064),
           'Llama-3-8B': _shape('llama', 4096, 14336, 32, 32, 8, 128256),
           'Llama-3-70B': _shape('llama', 8192, 28672, 80, 64, 8, 128256)}
