@@ -208,7 +208,7 @@ def train_within(
         if attempt['outcome'] == 'completed': return attempt['result'], attempts
     raise MemoryError(f"none of {', '.join(c.name for c in cures)} suffices: use a smaller model or a larger GPU")
 
-# %% ../nbs/11_troubleshooting.ipynb #11-052
+# %% ../nbs/11_troubleshooting.ipynb #11-054
 def _points(history, key):
     "(step, value) of every entry that has a number under `key`."
     return [(e['step'], float(e[key])) for e in history if isinstance(e, dict) and isinstance(e.get(key), (int, float)) and isinstance(e.get('step'), int)]
@@ -218,7 +218,7 @@ def _thirds(values):
     n = max(1, len(values)//3)
     return statistics.fmean(values[:n]), statistics.fmean(values[-n:])
 
-# %% ../nbs/11_troubleshooting.ipynb #11-054
+# %% ../nbs/11_troubleshooting.ipynb #11-056
 illness('nan_loss', 'loss or gradient is not a number', 'Overflow in float16, a learning rate that is too high, one bad row, or a division by zero labels.',
         'bf16 in place of fp16; a tenth of the learning rate; look at the row that the Doctor callback names; go on from the last checkpoint before the step.')
 
@@ -232,7 +232,7 @@ def not_finite(history):
                       dict(step=step), cure='A tenth of the learning rate, with warmup, from the last checkpoint before the step.' if rising else '')
         return
 
-# %% ../nbs/11_troubleshooting.ipynb #11-056
+# %% ../nbs/11_troubleshooting.ipynb #11-058
 illness('all_masked', 'no token counts in the loss', 'Every label is masked (-100): a template without generation marks, a prompt that fills the window, or the wrong response template.',
         'Draw the mask with ftcook.data.show_loss_mask; use prompt and completion columns; raise max_length.')
 illness('frozen', 'nothing that is trained influences the loss', 'The adapter is frozen, is not the active one, or was never attached.',
@@ -248,12 +248,12 @@ def no_gradient(history):
     losses, grads = _values(history), _values(history, 'grad_norm')
     if len(grads) > 1 and not any(grads) and any(losses): yield Finding('frozen', 'certain', f'grad_norm is exactly 0 in all {len(grads)} log entries, the loss is {losses[-1]:.3g}', dict(step=_points(history, 'grad_norm')[0][0]))
 
-# %% ../nbs/11_troubleshooting.ipynb #11-058
+# %% ../nbs/11_troubleshooting.ipynb #11-060
 illness('lr_too_high', 'the loss runs away', 'The learning rate is too high: each step overshoots.', 'A tenth of the learning rate, and a warmup of some steps.')
 illness('erratic', 'the loss is erratic', 'A learning rate at the edge of what is stable, or batches so small that each is another task.', 'A third of the learning rate; more rows per step through gradient_accumulation_steps.')
 illness('spike', 'a spike in the loss', 'One batch holds a row unlike the others: corrupt, in another language, or far too long.', 'Read the row; the Doctor callback names it. Remove it, or clip harder (max_grad_norm).')
 
-# %% ../nbs/11_troubleshooting.ipynb #11-059
+# %% ../nbs/11_troubleshooting.ipynb #11-061
 def _restless(values):
     "Do most steps turn back, by a good part of the level, while low losses go on?"
     if len(values) < 8: return False
@@ -276,7 +276,7 @@ def runs_away(history):
         step = points[1 + medians.index(worst)][0]
         yield Finding('lr_too_high', 'likely', f'the loss rose from {start:.3g} to {worst:.3g} by step {step}' + (f', at a learning rate of up to {max(rates):.1e}' if rates else ''), dict(step=step))
 
-# %% ../nbs/11_troubleshooting.ipynb #11-060
+# %% ../nbs/11_troubleshooting.ipynb #11-062
 def _jumps(points):
     "Points far above the median of the six around them."
     for i,(step,v) in enumerate(points):
@@ -296,7 +296,7 @@ def jumps(history):
         step, v, m = max(found, key=lambda o: o[1]/o[2])
         yield Finding('spike', 'likely', f'{v:.3g} at step {step}, {m:.3g} around it', dict(step=step))
 
-# %% ../nbs/11_troubleshooting.ipynb #11-062
+# %% ../nbs/11_troubleshooting.ipynb #11-064
 illness('lr_too_low', 'the loss falls too slowly', 'The learning rate is too low for the number of steps (or the run too short for the rate).', 'Ten times the learning rate: LoRA wants about 1e-4 to 2e-3, all weights 1e-5 to 5e-5. Or more steps.')
 illness('flat', 'the loss stays where it is', 'The trained weights hardly matter, the data has nothing to learn, or the learning rate is far too low.', 'Ten times the learning rate; look at the data and the mask; try to overfit ten rows.')
 illness('rank_too_small', 'the loss has a high floor', 'The adapter may have too few directions for the task.', 'Four times the rank, on all linear layers; if the floor stays, look at the data.')
@@ -314,7 +314,7 @@ def too_slow(history):
         bend = (middle - ends[1])/sum(rates[n:])/max(1e-9, (ends[0] - middle)/sum(rates[:n]))
         if .6 < bend < 3: yield Finding('lr_too_low', 'likely', f'{said}; per unit of learning rate the second half brought {bend:.0%} of what the first did, so it had not begun to level off', dict(step=_points(history, 'loss')[-1][0]))
 
-# %% ../nbs/11_troubleshooting.ipynb #11-064
+# %% ../nbs/11_troubleshooting.ipynb #11-066
 illness('overfitting', 'the run overfits', 'The training rows are learned by heart: too many passes, too few rows, too much rank.', 'Keep the checkpoint of the lowest eval_loss (load_best_model_at_end=True), fewer epochs, more rows.')
 
 @check('losses')
@@ -325,7 +325,7 @@ def overfits(history):
     train = [v for s,v in _points(history, 'loss') if s > best]
     if end > 1.05*low + .02 and (not train or train[-1] < low): yield Finding('overfitting', 'certain', f'eval_loss was lowest at step {best} ({low:.3g}) and is {end:.3g} at step {last}' + (f', while the training loss is {train[-1]:.3g}' if train else ''), dict(step=best))
 
-# %% ../nbs/11_troubleshooting.ipynb #11-076
+# %% ../nbs/11_troubleshooting.ipynb #11-078
 illness('dpo_reference', 'policy and reference differ before the first step', 'The reference model is another one than the policy started from.', 'Leave ref_model out and pass the policy with its adapter: trl keeps a copy of it.')
 illness('dpo_margins', 'the margins are negative', 'Chosen and rejected are swapped in training, or contradict each other, or the learning rate is too high.', 'Read ten pairs; then a tenth of the learning rate.')
 illness('dpo_collapse', 'the chosen answers become unlikely', 'The loss asks for a gap only; pushing both down widens it too.', "loss_type=['sigmoid', 'sft'], a larger beta, a lower learning rate.")
@@ -343,7 +343,7 @@ def preferences(history):
     elif len(values) >= 4 and (end := statistics.fmean(values[-max(2, len(values)//3):])) < -.05:
         yield Finding('dpo_margins', 'certain', f'rewards/margins is {end:.2f} on average at the end', dict(step=margins[-1][0]))
 
-# %% ../nbs/11_troubleshooting.ipynb #11-083
+# %% ../nbs/11_troubleshooting.ipynb #11-085
 illness('unreadable', 'a file cannot be read', 'It was cut off, is not what its name says, or the disk was full while it was written.', 'Restore it, or go on from an earlier checkpoint; see df -h.')
 illness('disk_full', 'no space left on the disk', 'The disk filled up while a checkpoint was written; the last checkpoint is incomplete.', 'Delete old checkpoints, save_total_limit=2, and resume from the last complete one.')
 illness('not_a_run', 'nothing to examine', 'The folder holds no trainer_state.json, adapter, tokenizer or checkpoint.', 'Give the output_dir of a run, or one of its checkpoints.')
@@ -374,7 +374,7 @@ def _tensors(path, limit=2**31):
         out.append((name, t['shape'], float(((bits & exponent) == exponent).mean()) if bits.size else 0., not (bits << 1).any()))
     return out
 
-# %% ../nbs/11_troubleshooting.ipynb #11-084
+# %% ../nbs/11_troubleshooting.ipynb #11-086
 @dataclass
 class RunFolder:
     "What can be read of a run without running anything."
@@ -388,7 +388,7 @@ class RunFolder:
     unreadable: dict=field(default_factory=dict) # file -> why
     seen: int=0 # files that were read
 
-# %% ../nbs/11_troubleshooting.ipynb #11-085
+# %% ../nbs/11_troubleshooting.ipynb #11-087
 def _checkpoints(folder):
     "The checkpoints of a run, the last first."
     found = [(int(p.name[11:]), p) for p in itertools.islice(folder.iterdir(), 10_000) if p.name.startswith('checkpoint-') and p.name[11:].isdecimal() and len(p.name) < 30]
@@ -423,7 +423,7 @@ def read_run(
     for place in (folder, *checkpoints[:1]): _read_binaries(run, place, note)
     return run
 
-# %% ../nbs/11_troubleshooting.ipynb #11-086
+# %% ../nbs/11_troubleshooting.ipynb #11-088
 def _read_binaries(run, place, note):
     for path in itertools.islice(sorted(itertools.islice(place.iterdir(), 1000)), 200):
         try:
@@ -438,14 +438,14 @@ def _read_binaries(run, place, note):
                 if zipped and not zipfile.is_zipfile(path): note(path, 'is cut off: a zip archive without its end')
         except Exception as e: note(path, f'{type(e).__name__}: {str(e)[:120]}')
 
-# %% ../nbs/11_troubleshooting.ipynb #11-087
+# %% ../nbs/11_troubleshooting.ipynb #11-089
 illness('adapter_nan', 'the adapter holds NaN', 'The run diverged and was saved afterwards.', 'Go back to an earlier checkpoint; lower the learning rate.')
 illness('adapter_untrained', 'the adapter was never trained', 'Every B matrix is zero, as at the start: it was frozen, not attached, or saved before training.', 'model.print_trainable_parameters() before training; save trainer.model, not the base.')
 illness('pickled', 'weights in a pickle', 'An old library saved them; a pickle can run any program when it is loaded.', 'Save again with a current peft, which writes safetensors.')
 illness('embedding_mismatch', 'tokenizer and embedding disagree', 'Tokens were added to the tokenizer and the embedding was not resized, or they belong to two models.', 'model.resize_token_embeddings(len(tokenizer)), before the adapter is made.')
 illness('eos_not_in_template', 'the template never writes the end token', "The tokenizer's eos is not what ends a turn in the chat template, so the model learns another end than generation waits for.", "tokenizer.eos_token = the template's end of turn; the same in generation_config.")
 
-# %% ../nbs/11_troubleshooting.ipynb #11-088
+# %% ../nbs/11_troubleshooting.ipynb #11-090
 @check('run')
 def files(run):
     for name,why in run.unreadable.items():
@@ -464,7 +464,7 @@ def weights(run):
     if zeros and all(zeros) and run.config.get('init_lora_weights', True) is True: yield Finding('adapter_untrained', 'certain', f'all {len(zeros)} B matrices are exactly 0', dict(file='adapter_model.safetensors'))
     if any((run.folder/name).is_file() for name in ('adapter_model.bin', 'pytorch_model.bin')) and not any(run.folder.glob('*.safetensors')): yield Finding('pickled', 'certain', 'adapter_model.bin without adapter_model.safetensors; it was not opened')
 
-# %% ../nbs/11_troubleshooting.ipynb #11-089
+# %% ../nbs/11_troubleshooting.ipynb #11-091
 @check('run')
 def sizes(run):
     rows = [shape[0] for k,shape,*_ in run.tensors if 'embed_tokens' in k and k.endswith('weight') and 'lora' not in k] or [run.model.get('vocab_size')]
@@ -486,14 +486,14 @@ def floor(run):
     if losses[0] > 1.2*after and after > .15*losses[0] and after > .3 and before - after < .12*after and not examine('losses', run.history):
         yield Finding('rank_too_small', 'possible', f'rank {rank}; the loss fell from {losses[0]:.3g} and has stayed at {after:.3g} for the second half of the run')
 
-# %% ../nbs/11_troubleshooting.ipynb #11-090
+# %% ../nbs/11_troubleshooting.ipynb #11-092
 def diagnose_run(
     folder:str|Path, # output_dir of a run, or a checkpoint
 )->Diagnosis:
     "Examine a finished or dying run."
     return examine('run', read_run(folder), Path(folder).name)
 
-# %% ../nbs/11_troubleshooting.ipynb #11-100
+# %% ../nbs/11_troubleshooting.ipynb #11-102
 _homes = dict(trl=('trl/trainer/*_trainer.py', 'trl/trainer/*_config.py'), transformers=('transformers/training_args.py', 'transformers/trainer.py', 'transformers/utils/quantization_config.py'),
               peft=('peft/tuners/lora/config.py', 'peft/config.py', 'peft/mapping_func.py'))
 
@@ -526,7 +526,7 @@ def parameters(
     if not own and not any(bases): return None
     return frozenset(own.union(*(b for b in bases if b)))
 
-# %% ../nbs/11_troubleshooting.ipynb #11-105
+# %% ../nbs/11_troubleshooting.ipynb #11-107
 renamed = dict( # old argument -> (new argument, of which class where it moved, what to know)
     tokenizer=('processing_class', '', ''), max_seq_length=('max_length', 'SFTConfig', ''), evaluation_strategy=('eval_strategy', '', ''), no_cuda=('use_cpu', '', ''),
     warmup_ratio=('warmup_steps', '', 'a number below 1 is a share of all steps'), group_by_length=('train_sampling_strategy', '', '"group_by_length"'), dataset_text_field=('dataset_text_field', 'SFTConfig', 'leave it out for chat columns, which are recognised'),
@@ -538,7 +538,7 @@ illness('old_argument', 'an old spelling that still works', 'A deprecated name; 
 illness('syntax', 'the script does not parse', 'A syntax error, or a file that is no Python.', 'Correct the line.')
 message('unknown_argument', r"got an unexpected keyword argument '\w+'")
 
-# %% ../nbs/11_troubleshooting.ipynb #11-106
+# %% ../nbs/11_troubleshooting.ipynb #11-108
 _called = ('SFTTrainer', 'DPOTrainer', 'GRPOTrainer', 'RewardTrainer', 'KTOTrainer', 'Trainer', 'SFTConfig', 'DPOConfig', 'GRPOConfig', 'TrainingArguments', 'LoraConfig', 'get_peft_model')
 
 @dataclass
@@ -559,7 +559,7 @@ class Script:
     def named(self, *names): return [c for c in self.calls if c[0] in names]
     def at(self, node): return dict(file=self.name, line=node.lineno)
 
-# %% ../nbs/11_troubleshooting.ipynb #11-107
+# %% ../nbs/11_troubleshooting.ipynb #11-109
 def _dotted(node):
     parts = []
     while isinstance(node, ast.Attribute): parts, node = [node.attr, *parts], node.value
@@ -591,7 +591,7 @@ def read_script(
         script.calls.append((last, dotted, given, node))
     return script
 
-# %% ../nbs/11_troubleshooting.ipynb #11-108
+# %% ../nbs/11_troubleshooting.ipynb #11-110
 def _present(cls, name, known):
     "What to write in place of `name`."
     new, home, note = renamed.get(name, ('', '', ''))
@@ -618,7 +618,7 @@ def loading(script):
         for name in ('load_in_4bit', 'load_in_8bit'):
             if name in given: yield Finding('unknown_argument', 'certain', f'{dotted}({name}=…)', script.at(given[name]), cure=f'quantization_config=BitsAndBytesConfig({name}=True)', title=f'from_pretrained does not take {name}')
 
-# %% ../nbs/11_troubleshooting.ipynb #11-110
+# %% ../nbs/11_troubleshooting.ipynb #11-112
 illness('double_adapter', 'the adapter is put on twice', 'get_peft_model made a PeftModel, and peft_config asks the trainer to make another.', 'Pass the plain model and peft_config, or the PeftModel alone.')
 illness('merge_4bit', 'an adapter is merged into a 4-bit base', 'Merging rounds the sum to 4 bits again, which loses much of what was learned.', 'Load the base in 16 bits, put the adapter on it, then merge_and_unload (ftcook.inference.merge_adapter).')
 illness('text_field', 'chat messages treated as text', 'dataset_text_field names a column of plain text; a column of messages is recognised by itself.', 'Leave dataset_text_field out.')
@@ -631,7 +631,7 @@ illness('two_precisions', 'fp16 and bf16 at once', 'Only one of the two can be o
 message('padding_side', r'right-padding was detected')
 message('double_adapter', r'PeftModel. instance together with a .peft_config')
 
-# %% ../nbs/11_troubleshooting.ipynb #11-111
+# %% ../nbs/11_troubleshooting.ipynb #11-113
 @check('script')
 def adapters(script):
     wrapped = {name for name,nodes in script.values.items() for n in nodes if isinstance(n, ast.Call) and _dotted(n.func).endswith('get_peft_model')}
@@ -660,7 +660,7 @@ def columns(script):
         if a is not None and b is not None and ast.dump(a) == ast.dump(b): yield Finding('eval_is_train', 'certain', f'train_dataset={ast.unparse(a)[:60]}, eval_dataset={ast.unparse(b)[:60]}', script.at(b))
         if given.get('bf16') is not None and given.get('fp16') is not None and script.literal(given['bf16']) is True and script.literal(given['fp16']) is True: yield Finding('two_precisions', 'certain', 'bf16=True, fp16=True', script.at(given['fp16']))
 
-# %% ../nbs/11_troubleshooting.ipynb #11-112
+# %% ../nbs/11_troubleshooting.ipynb #11-114
 @check('script')
 def tokens(script):
     pads = [n for n in ast.walk(script.tree) if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Attribute) and n.targets[0].attr in ('pad_token', 'pad_token_id') and isinstance(n.value, ast.Attribute) and n.value.attr in ('eos_token', 'eos_token_id')]
@@ -678,7 +678,7 @@ def tokens(script):
     elif (lora := script.named('LoraConfig')) and not pad_only and not {'modules_to_save', 'trainable_token_indices'} & set(lora[0][2]):
         yield Finding('added_untrained', 'likely', f'{added[0][1]}(…), and LoraConfig without trainable_token_indices or modules_to_save', script.at(added[0][3]))
 
-# %% ../nbs/11_troubleshooting.ipynb #11-114
+# %% ../nbs/11_troubleshooting.ipynb #11-116
 @check('script')
 def rates(script):
     lora = bool(script.named('LoraConfig', 'get_peft_model', 'lora_config'))
@@ -709,7 +709,7 @@ def diagnose_script(
     except (RecursionError, MemoryError): return sick('nested too deeply')
     except (ValueError, AttributeError, TypeError) as e: return sick(f'{type(e).__name__}: {str(e)[:120]}')
 
-# %% ../nbs/11_troubleshooting.ipynb #11-123
+# %% ../nbs/11_troubleshooting.ipynb #11-125
 illness('bad_rows', 'rows that cannot be trained on', 'See the message of each problem.', 'ftcook check FILE --fix CLEAN')
 illness('duplicates', 'rows occur more than once', 'An export that repeats itself; the run trains on some rows more often than on others.', 'ftcook.data.dedupe, before the split.')
 illness('contradictions', 'one question, several answers', 'The same prompt has different answers; the loss cannot fall below their spread.', 'Decide for one answer, or add what tells the cases apart to the prompt.')
@@ -723,7 +723,7 @@ illness('outlier_row', 'a row far longer than the others', 'A paste, a dump or s
 message('no_system_role', r'[Ss]ystem role not supported')
 message('bad_rows', r'ArrowInvalid|JSON parse error|DatasetGenerationError|Extra data: line \d+|JSONDecodeError', r'Conversation roles must alternate', r"KeyError: '(?:messages|text|prompt|completion|chosen|rejected)'", r'[Uu]nexpected input keys')
 
-# %% ../nbs/11_troubleshooting.ipynb #11-124
+# %% ../nbs/11_troubleshooting.ipynb #11-126
 _secret = re.compile('|'.join(f'(?P<{k}>{v})' if not v.startswith('(?i)') else f'(?P<{k}>(?i:{v[4:]}))' for k,v in secret_patterns.items()) +
                      r"|(?P<email>\b[\w.+-]{1,60}@[\w-]{1,60}(?:\.[\w-]{2,20}){1,3}\b)|(?P<iban>\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}\b)|(?P<card>\b(?:\d{4}[ -]){3}\d{4}\b)")
 _marks = re.compile(r'<\|im_(?:start|end)\|>|\[/?INST\]|<\|(?:start|end)_header_id\|>|<\|eot_id\|>|<(?:start|end)_of_turn>|<\|(?:user|assistant|system)\|>|^### (?:Instruction|Response):', re.M)
@@ -745,7 +745,7 @@ class Rows:
 def _turns(row): return [m for key in ('messages', 'prompt', 'chosen', 'rejected') for m in row.get(key) or () if isinstance(m, dict) and isinstance(m.get('content'), str)]
 def _asked(row): return '\n'.join(m['content'] for m in (row.get('messages') or [])[:-1] + (row.get('prompt') or []) if isinstance(m, dict) and m.get('role') != 'system' and isinstance(m.get('content'), str))
 
-# %% ../nbs/11_troubleshooting.ipynb #11-125
+# %% ../nbs/11_troubleshooting.ipynb #11-127
 @check('data')
 def each_row(data):
     for code,n in data.report.counts.most_common() if data.report else ():
@@ -764,7 +764,7 @@ def repeats(data):
     split = [o for o in answers.values() if len(o) > 1]
     if len(split) > max(1, .02*len(answers)): yield Finding('contradictions', 'likely', f'{len(split):,} of {len(answers):,} questions have more than one answer', data.at(list(split[0].values())[1]))
 
-# %% ../nbs/11_troubleshooting.ipynb #11-126
+# %% ../nbs/11_troubleshooting.ipynb #11-128
 @check('data')
 def inside(data):
     kinds, where, baked, sizes = Counter(), {}, [], []
@@ -787,7 +787,7 @@ def preference_lengths(data):
     pairs = [[sum(len(m['content']) for m in row[k] if isinstance(m, dict) and isinstance(m.get('content'), str)) for k in ('chosen', 'rejected')] for row in data.rows if 'chosen' in row and 'rejected' in row]
     if len(pairs) >= 10 and (share := sum((c > r) + (c == r)/2 for c,r in pairs)/len(pairs)) > .85: yield Finding('dpo_length', 'likely', f'the chosen answer is the longer one in {share:.0%} of {len(pairs):,} pairs')
 
-# %% ../nbs/11_troubleshooting.ipynb #11-127
+# %% ../nbs/11_troubleshooting.ipynb #11-129
 @check('data')
 def in_tokens(data):
     if data.tokenizer is None: return
@@ -805,7 +805,7 @@ def in_tokens(data):
     if lost: yield Finding('nothing_left', 'certain', f'{len(lost)} of {counted} prompts alone fill {data.max_length} tokens; the first has {lost[0][1]}', data.at(lost[0][0]))
     if len(cut) > .02*counted: yield Finding('too_long', 'certain', f'{len(cut)} of {counted} rows are longer than {data.max_length} tokens; the first has {cut[0][1]}', data.at(cut[0][0]))
 
-# %% ../nbs/11_troubleshooting.ipynb #11-128
+# %% ../nbs/11_troubleshooting.ipynb #11-130
 def read_data(
     path:str|Path, # a JSONL file
     max_rows:int=200_000, # read at most so many
@@ -841,7 +841,7 @@ def diagnose_data(
         if same: found.append(Finding('leak', 'certain', f'{len(same)} of {len(data.rows)} questions of {data.name} occur in {read[0].name}', data.at(same[0])))
     return Diagnosis(found, ', '.join(d.name for d in read))
 
-# %% ../nbs/11_troubleshooting.ipynb #11-140
+# %% ../nbs/11_troubleshooting.ipynb #11-142
 illness('never_stops', 'the model never stops', "The end of turn was not trained: masked, cut off by max_length, or another token than generation waits for.", 'Train the end of turn (ftcook.data.check_loss_mask), and let eos_token and generation_config agree with the template.')
 illness('speaks_for_user', 'the model goes on with the next turn', 'It learned what comes after an answer, but not that generation ends there: eos is another token than the end of turn.', 'generation_config.eos_token_id = the id of the end of turn.')
 illness('repeats', 'the answer repeats itself', 'The learning rate was too high, the preference loss pushed all answers down, or greedy search fell into a loop.', 'An earlier checkpoint; lower rate; repetition_penalty only hides it.')
@@ -866,7 +866,7 @@ def _repeated(text, n=4):
 
 _next_turn = re.compile(r'\n(?:<\|im_start\|>)?\s*(?:user|assistant|human|system|User|Human|Assistant)\s*[:\n]|<\|im_start\|>\s*user|\n### Instruction:|\[INST\]')
 
-# %% ../nbs/11_troubleshooting.ipynb #11-141
+# %% ../nbs/11_troubleshooting.ipynb #11-143
 @check('answers')
 def written(a):
     texts = [t for t in a.texts if isinstance(t, str)]
@@ -893,7 +893,7 @@ def diagnose_answers(
     "Examine what a model wrote."
     return examine('answers', Answers(list(texts), tokenizer, max_new_tokens), f'{len(texts)} answers')
 
-# %% ../nbs/11_troubleshooting.ipynb #11-143
+# %% ../nbs/11_troubleshooting.ipynb #11-145
 def diagnose_prompt(
     tokenizer, # as in training, with its chat template
     messages:list, # a conversation that ends with the user's turn
@@ -909,7 +909,7 @@ def diagnose_prompt(
     why = 'bos stands twice' if twice else 'the generation prompt is missing' if at == len(got) else f'training has {piece(wanted)}, the server {piece(got)}'
     return Diagnosis([Finding('prompt_differs', 'certain', f'token {at} of {len(wanted)}: {why}')], 'prompt')
 
-# %% ../nbs/11_troubleshooting.ipynb #11-155
+# %% ../nbs/11_troubleshooting.ipynb #11-157
 illness('pad_missing', 'the tokenizer has no pad token', 'A base model ships without one; batches of unequal rows cannot be made.', 'tokenizer.pad_token = an unused special token.')
 illness('eos_not_trained', 'rows do not end in the end token', 'The answer was cut off by max_length, the mask excludes the end of turn, or eos is not what the template writes.', 'Raise max_length; tokenizer.eos_token = the end of turn; ftcook.data.check_loss_mask.')
 illness('rows_masked', 'some rows teach nothing', 'Every label of these rows is masked: the prompt fills the window, or the answer is empty.', 'Raise max_length, or drop the rows.')
@@ -945,7 +945,7 @@ class Setup:
         try: return self.collator([self.dataset[i] for i in range(min(8, len(self.dataset)))])
         except Exception: return None
 
-# %% ../nbs/11_troubleshooting.ipynb #11-156
+# %% ../nbs/11_troubleshooting.ipynb #11-158
 @check('trainer')
 def labels(s):
     batch, packed = s.batch, getattr(s.args, 'packing', False) or getattr(s.args, 'padding_free', False)
@@ -968,7 +968,7 @@ def trainable(s):
     halves = [n for n,p in names if str(p.dtype) == 'torch.float16']
     if halves and getattr(s.args, 'fp16', False): yield Finding('fp16_weights', 'certain', f'fp16=True and {len(halves)} trainable tensors in float16, such as {halves[0][-50:]}')
 
-# %% ../nbs/11_troubleshooting.ipynb #11-157
+# %% ../nbs/11_troubleshooting.ipynb #11-159
 @check('trainer')
 def vocabulary(s):
     if s.tokenizer is None or s.model is None: return
@@ -991,7 +991,7 @@ def diagnose_trainer(
     "Examine a trainer before its first step."
     return examine('trainer', Setup(trainer.model, getattr(trainer, 'processing_class', None), trainer.train_dataset, trainer.data_collator, trainer.args), type(trainer).__name__)
 
-# %% ../nbs/11_troubleshooting.ipynb #11-172
+# %% ../nbs/11_troubleshooting.ipynb #11-174
 class Doctor:
     "A callback that watches a run, says what is wrong, and stops it safely."
     def __init__(self, stop:bool=True, # stop at what ruins a run?
@@ -1027,7 +1027,7 @@ class Doctor:
         for h in self.handles: h.remove()
         self.handles = []
 
-# %% ../nbs/11_troubleshooting.ipynb #11-174
+# %% ../nbs/11_troubleshooting.ipynb #11-176
 @patch
 def _forward(self:Doctor, module, args, kwargs, output):
     "The loss of a batch, and of each of its rows where the trainer computed that."
@@ -1059,7 +1059,7 @@ def _worst(self:Doctor, micro):
         return ('a row has no label that counts, and the loss is divided by their number', at(empty[0])) if empty else ('the loss is not finite', {})
     return 'the loss is finite, the gradient is not', at(values.index(max(values))) if values and max(values) > 3*statistics.median(values) else {}
 
-# %% ../nbs/11_troubleshooting.ipynb #11-176
+# %% ../nbs/11_troubleshooting.ipynb #11-178
 @patch
 def on_pre_optimizer_step(self:Doctor, args, state, control, **kwargs):
     "Look at losses and gradients while the weights are still those of the step before."
@@ -1076,7 +1076,7 @@ def on_pre_optimizer_step(self:Doctor, args, state, control, **kwargs):
     for g in grads: g.zero_()
     if self.stop: control.should_training_stop = control.should_save = True
 
-# %% ../nbs/11_troubleshooting.ipynb #11-178
+# %% ../nbs/11_troubleshooting.ipynb #11-180
 @patch
 def _ahead(self:Doctor, model, args, state):
     "Follow the path of the first steps straight on to the end of the run: where would the loss be?"
@@ -1111,7 +1111,7 @@ def on_step_end(self:Doctor, args, state, control, model=None, optimizer=None, *
     self.report(found)
     if self.stop and step >= 3 and {'lr_too_high', 'frozen', 'all_masked'} & {f.code for f in found}: control.should_training_stop = control.should_save = True
 
-# %% ../nbs/11_troubleshooting.ipynb #11-195
+# %% ../nbs/11_troubleshooting.ipynb #11-197
 illness('incompatible', 'versions that do not go together', 'pip installed one library after another and kept versions that a third does not allow.', 'Install them in one command: pip install -U trl transformers peft accelerate; or this edition\'s constraints.txt.')
 illness('broken_import', 'a library cannot be imported', 'A broken or half-removed installation.', 'pip install --force-reinstall it.')
 illness('bnb_cuda', 'bitsandbytes without its CUDA library', 'The wheel has no library for the CUDA version of torch, or none could be loaded.', 'pip install -U bitsandbytes; python -m bitsandbytes; unset BNB_CUDA_VERSION.')
@@ -1131,7 +1131,7 @@ message('no_kernel', r'no kernel image is available for execution')
 message('incompatible', r"cannot import name '\w+' from '(?:transformers|trl|peft|accelerate|huggingface_hub|torch|bitsandbytes)", r"requires \S+ but (?:found|you have)", r'(?:is required|are required) for a normal functioning of this module, but found', r"module '(?:transformers|torch|trl|peft)\S*' has no attribute")
 message('broken_import', r'^(?:ModuleNotFoundError|ImportError|OSError): ')
 
-# %% ../nbs/11_troubleshooting.ipynb #11-196
+# %% ../nbs/11_troubleshooting.ipynb #11-198
 _stack = 'torch transformers trl peft accelerate bitsandbytes datasets huggingface_hub tokenizers safetensors'.split()
 
 def _driver_cuda():
@@ -1164,7 +1164,7 @@ def environment_facts(
     if spec := importlib.util.find_spec('bitsandbytes'): facts['bnb_libraries'] = sorted(p.name for p in Path(spec.origin).parent.glob('libbitsandbytes*'))
     return facts
 
-# %% ../nbs/11_troubleshooting.ipynb #11-197
+# %% ../nbs/11_troubleshooting.ipynb #11-199
 @check('environment')
 def importing(f):
     for name,error in f['imports'].items(): yield Finding('flash_abi' if name.startswith('flash') else 'broken_import', 'certain', f'import {name}: {error}')
@@ -1203,7 +1203,7 @@ def diagnose_environment(
     "Examine the installation."
     return examine('environment', facts or environment_facts(), 'environment')
 
-# %% ../nbs/11_troubleshooting.ipynb #11-205
+# %% ../nbs/11_troubleshooting.ipynb #11-207
 def diagnose_log(
     path:str|Path, # what a run printed
     last:int=2**20, # bytes to read from the end
