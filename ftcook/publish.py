@@ -194,8 +194,21 @@ class OfflineSite(Site):
     def render_page(self, page):
         super().render_page(page)
         page.html, page.env['math'] = re.sub(r'(<span class="math (?:inline|(display))">)\\[([](.+?)\\[)\]]', _mathml, page.html, flags=re.S), False
+        page.html, page.env['mermaid'] = re.sub(r'<pre class="mermaid">(.+?)</pre>', _outline, page.html, flags=re.S), False
 
 def _mathml(m): return m[1] + latex2mathml.converter.convert(html.unescape(m[3]), display='block' if m[2] else 'inline')
+
+_node = r'(\w+)(?:[\[{(]+([^\]})]+)[\]})]+)?'
+
+def _outline(m):
+    "A mermaid flow chart as nested lists, from its first node on."
+    names, arrows = {}, {}
+    for a,text_a,label,b,text_b in re.findall(rf'{_node} *-->(?:\|([^|]*)\|)? *{_node}', html.unescape(m[1])):
+        names |= {k: text for k,text in ((a, text_a), (b, text_b)) if text}
+        arrows.setdefault(a, []).append((label, b))
+    def item(label, k): return f"<li>{f'<em>{html.escape(label)}</em>: ' if label else ''}{node(k)}</li>"
+    def node(k): return html.escape(names.get(k, k)) + (f"<ul>{''.join(item(*arrow) for arrow in arrows[k])}</ul>" if k in arrows else '')
+    return f'<div>{node(next(iter(arrows)))}</div>'
 
 # %% ../nbs/publish.ipynb #publish-036
 def site(
