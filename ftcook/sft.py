@@ -106,6 +106,7 @@ def sft_config(
     own = dict(per_device_train_batch_size=settings.batch_size, learning_rate=settings.learning_rate, num_train_epochs=settings.epochs, max_length=settings.max_length, warmup_steps=5)
     return SFTConfig(**{**trainer_defaults(settings, output_dir), **own, **kwargs})
 
+# %% ../nbs/04_sft.ipynb #04-027b
 def train_in_float32(
     model, # with the weights that a trl trainer made ready
     start:dict|None=None, # their values before, by name; None: as they are now
