@@ -11,9 +11,8 @@ __all__ = ['tiled_attention', 'eager_bytes', 'needs', 'orders', 'causal', 'stand
 # %% ../nbs/09_flash_attention.ipynb #09-008
 import importlib.metadata, re
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
-from .lora import shapes
-from .runtime import model_path
+from transformers import AutoModelForCausalLM
+from .lora import _config
 
 # %% ../nbs/09_flash_attention.ipynb #09-013
 def causal(
@@ -169,10 +168,6 @@ def this_capability()->tuple|None: # None without an NVIDIA GPU
     return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
 
 def _version(text): return tuple(int(x) for x in re.findall(r'\d+', text)[:3])
-
-def _config(model):
-    if not isinstance(model, str): return getattr(model, 'config', model)
-    return AutoConfig.for_model(**shapes[model]) if model in shapes else AutoConfig.from_pretrained(model_path(model))
 
 def head_size(
     config, # a transformers configuration
