@@ -20,6 +20,7 @@ from .runtime import Markdown, palette, plot_style, quiet, repository, table
 quiet()
 
 import torch
+from accelerate.utils import convert_to_fp32
 from fastcore.basics import AttrDict, patch_to
 from peft import get_peft_model
 from torch import nn
@@ -426,11 +427,16 @@ def _state_8bit(p, wide):
     return [torch.zeros_like(p, dtype=torch.uint8), torch.zeros(_up(p.numel(), 256)//256)]
 
 # %% ../nbs/12_cost.ipynb #12-058
-def _loss(run, model, reference):
+def _loss(run, model, reference, compute_loss_func):
     "Loss of one batch, as `compute_loss` of the SFTTrainer or the DPOTrainer leaves it."
     dpo = run['method'] == 'dpo'
     ids = torch.zeros(run['batch']*(1 + dpo), run['seq'], dtype=torch.long)
     batch = dict(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids.clone(), use_cache=False, fused_lm_head=True)
+    if compute_loss_func:
+        with _autocast(): out = model(**{k: batch[k] for k in ('input_ids', 'attention_mask', 'use_cache')})
+        loss = compute_loss_func(convert_to_fp32(out), ids, ids.numel())
+        with torch.no_grad(), _autocast(): model(**batch)  # trl takes its metrics from a second pass
+        return loss
     with _autocast(): out = model(**batch)
     if not dpo: return -out.log_probs.sum()/ids.numel() + 0*out.entropy.detach().sum()
     with torch.no_grad(), _autocast(), (model.disable_adapter() if reference is None else nullcontext()): fixed = (model if reference is None else reference)(**batch)
@@ -450,10 +456,12 @@ class Trace:
 def trace_step(
     config, # a transformers config
     run:dict, # from `training_run`
+    compute_loss_func=None, # a loss of your own, as `SFTTrainer` takes it; by default trl's
 )->Trace:
     "One training step of the real model on fake tensors: no weights, no GPU, every byte."
     if run['packing'] not in ('none', 'bfd') or run['lengths'] != 'fixed' and run['packing'] == 'none' or run['offload'] != 'none':
         raise ValueError(f"packing={run['packing']!r}, lengths={run['lengths']!r}, offload={run['offload']!r}: the estimate knows rows of one length, or packed ones, and no offloading")
+    if compute_loss_func and run['method'] == 'dpo': raise ValueError("method='dpo': DPOTrainer takes no compute_loss_func")
     model, reference, dpo = _prepare(config, run), None, run['method'] == 'dpo'
     base = model.get_base_model() if run['rank'] else model
     with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live, _as_on_gpu(live), ExitStack() as stack:
@@ -473,7 +481,7 @@ def trace_step(
         live.peak = live.live
         def phase(name): phases[name], live.peak = max(live.peak, phases.get(name, 0)), live.live
         for _ in range(min(run['accumulation'], 2)):
-            loss = _loss(run, model, reference)
+            loss = _loss(run, model, reference, compute_loss_func)
             phase('forward')
             loss.backward()
             phase('backward')

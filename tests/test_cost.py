@@ -1,6 +1,6 @@
 """The estimator's two depths agree, what is wrong is refused by name, and the allocator's replay follows torch's rules."""
 import json, math
-import pytest
+import pytest, torch
 from ftcook.cli import main
 from ftcook.cost import (CachingAllocator, MiB, break_even, comparable_runs, compare, estimate, formula_peak, gpu_offers, layer_sizes, model_config, reserved_bytes, step_work, trace_step,
                          with_interruptions)
@@ -33,6 +33,12 @@ def test_qwen_and_a_folder(tmp_path):
 def test_a_mixture_of_experts_is_refused():
     config = AutoConfig.for_model('mixtral', hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, vocab_size=512)
     with pytest.raises(ValueError, match="mixtral.*depth='trace'"): layer_sizes(config)
+
+def test_a_loss_that_keeps_all_logits():
+    run, cross_entropy = training_run(batch=4, seq=512, checkpointing='none'), torch.nn.functional.cross_entropy
+    def all_at_once(outputs, labels, num_items_in_batch=None): return cross_entropy(outputs.logits.float().flatten(0, 1), labels.flatten(), reduction='sum')/num_items_in_batch
+    assert trace_step(small(), run, all_at_once).peak - trace_step(small(), run).peak > 2*4*4*512*4096  # the logits and their gradient, float32
+    with pytest.raises(ValueError, match='compute_loss_func'): trace_step(small(), training_run(method='dpo'), all_at_once)
 
 def test_variable_rows_are_refused():
     with pytest.raises(ValueError, match='one length'): trace_step(small(), training_run(lengths='exponential-400'))

@@ -10,7 +10,7 @@ solutions = lesson_notebooks(root, solutions=True)
 def between(low, high): return lambda v: low <= v <= high
 def is_(wanted): return lambda v: v == wanted
 
-# Training takes under 5 minutes on two free cores; the bound leaves room for a machine that is shared.
+# Training takes under 5 minutes on two free cores (nbs/measurements/seeds.csv); the bound leaves room for a machine that is shared.
 # lesson -> profile ('both', 'cpu' or 'gpu') -> metric -> what must hold
 claims = {
     '00_setup': dict(both=dict(parameters_million=between(134, 136), capital_right=is_(True), base_right=is_(0), tokens_per_s=lambda v: v > 0)),
@@ -25,7 +25,7 @@ claims = {
         losses=lambda v: max(v.values()) < .8, where=lambda v: v['all linear, r=16'] < v['attention, r=42'], rank_alpha=lambda v: v['16/128'] < v['16/32'] < v['1/2']), cpu=dict(layer_error=between(0, 1e-5), model_error=between(0, 1e-3), start_error=between(0, 1e-5),
         adapter_bytes=is_(19_593_064), adapter_bytes_predicted=is_(19_593_064))),
     '04_sft': dict(both=dict(exact_match_before=between(0, .10), accumulation_error=lambda v: v < .05, resume_difference=lambda v: v <= 1e-3),
-                   cpu=dict(exact_match_after=between(.75, 1), requests=lambda v: v >= 60, train_minutes=between(0, 7), resume_difference=is_(0)),
+                   cpu=dict(exact_match_after=between(.75, 1), requests=lambda v: v >= 60, train_minutes=between(0, 12), resume_difference=is_(0)),
                    gpu=dict(exact_match_after=between(.97, 1), requests=lambda v: v >= 60)),
     '05_inference': dict(both=dict(exact_match_trained=between(.5, 1), served_identical=is_(1), adapters_switched=lambda v: bool(v), constrained_legal=is_(1),
         left_padding=between(.4, 1), right_changed=lambda v: v > 0)),
@@ -48,7 +48,7 @@ claims = {
         share_of_ceiling=lambda v: v['eager'] < .1 and .3 < v['flash_attention_2'] < 1, traffic_ratio=lambda v: all(1 < r < 2 for r in v.values()), prediction_error=between(0, .05),
         masks_made=is_({'no padding': False, 'an attention_mask of ones': False, 'one token of padding': True, 'two texts packed in each row': True})), cpu=dict(choice=is_('sdpa'))),
     '12_cost': dict(both=dict(runs=lambda v: v >= 40, architectures=lambda v: v >= 5, holdout_runs=lambda v: v >= 10, trace_holdout=between(0, .01), formula_holdout=between(0, .04), reserved_holdout=between(0, .05), step_holdout=between(0, .12),
-        holdout_worst=lambda v: v['trace'] <= .03 and v['formula'] <= .10, formula_trace=between(0, .02), cpu_error=between(0, .03), bits_saved=is_(.373), full_7b_gib=between(52, 56), qlora_7b_gib=between(7, 14.9), cheaper=between(1, 10),
+        holdout_worst=lambda v: v['trace'] <= .03 and v['formula'] <= .10, limits_checked=lambda v: v >= 20, near_limit=lambda v: v >= 6, limits_wrong=between(0, 2), formula_trace=between(0, .02), cpu_error=between(0, .03), bits_saved=is_(.373), full_7b_gib=between(52, 56), qlora_7b_gib=between(7, 14.9), cheaper=between(1, 10),
         spot_error=between(0, .02), rule_of_thumb=lambda v: v > .2), gpu=dict(measured_afresh=is_(2))),
     '11_troubleshooting': dict(both=dict(named_first=between(.95, 1), cases=lambda v: v >= 40, healthy=lambda v: v >= 15, false_alarms=is_(0), fresh_right=between(.95, 1), overhead=between(0, .01), live_steps=between(0, 10),
         folder_seconds=between(0, 2), nan_whole=is_(1), survived=is_('batch 1, accumulated'), gpu_cures=lambda v: len(set(v.values())) >= 3,

@@ -260,7 +260,8 @@ def run(part, todo, device, keep, seconds, limit=30, command=None):
         p = subprocess.Popen(command or [sys.executable, __file__, part, '--device', device, '--worker'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                              env=os.environ | dict(TORCHINDUCTOR_COMPILE_THREADS='1'))  # no grandchildren that outlive a kill
         errors, watch = [], None
-        threading.Thread(target=lambda: errors.extend(p.stderr), daemon=True).start()
+        reader = threading.Thread(target=lambda: errors.extend(p.stderr), daemon=True)
+        reader.start()
         def restart_watch(limit=limit):
             nonlocal watch
             if watch: watch.cancel()
@@ -278,6 +279,7 @@ def run(part, todo, device, keep, seconds, limit=30, command=None):
             restart_watch()
         watch.cancel()
         code = p.wait()
+        reader.join(5)  # what it said last is read by now, unless a grandchild holds the pipe
         if todo and time.monotonic() < end:
             last = next((l.strip() for l in reversed(errors) if l.strip()), 'no message')
             keep(failed(part, todo.pop(0), f'no answer in {limit} s' if code == -9 else last[:160]))

@@ -1,9 +1,10 @@
-"""Trace every run of training.csv without a GPU, and fit what only a measurement can tell: python nbs/measurements/estimates.py"""
-import argparse, csv, datetime, statistics, time
+"""Trace every run of training.csv and every attempt of oom.csv without a GPU, and fit what only a measurement can tell: python nbs/measurements/estimates.py"""
+import argparse, csv, datetime, itertools, time
 from pathlib import Path
 from ftcook.cli import merge_rows
-from ftcook.cost import GiB, MiB, comparable_runs, fit_calibration, model_config, reserved_bytes, trace_step
-from ftcook.memory import run_defaults
+from ftcook.cost import GiB, comparable_runs, fit_calibration, model_config, reserved_bytes, trace_step
+from ftcook.doctor import oom_cures
+from ftcook.memory import run_defaults, training_run
 from ftcook.runtime import versions
 
 here = Path(__file__).parent
@@ -14,6 +15,31 @@ def traced(run):
     "What the trace says about a run, as a row."
     trace = trace_step(model_config(run['model']), run)
     return run | dict(traced_gib=round(trace.peak/GiB, 4), **{f'{k}_gib': round(v/GiB, 4) for k,v in trace.phases.items()}, reserved_gib=round(reserved_bytes(trace)/GiB, 4), **{f'work_{k}': round(v) for k,v in trace.work.items()}) | label()
+
+def attempts(model):
+    "The runs that oom.py tries one after the other, each with its loss."
+    from oom import plain_loss, start
+    settings = itertools.accumulate(oom_cures, lambda settings, cure: settings | cure.change(settings), initial=start)
+    for name,s in zip(['none', *(cure.name for cure in oom_cures)], settings):
+        if not s['activation_offloading']: yield name, training_run(model=model, method='lora' if s['quantize'] == 'none' else 'qlora', batch=s['per_device_train_batch_size'], accumulation=s['gradient_accumulation_steps'], seq=s['max_length'],
+            checkpointing='full' if s['gradient_checkpointing'] else 'none', optimizer=s['optim']), None if s['fused'] else plain_loss
+
+def verdict(trace, limit):
+    "What the allocator makes of a traced run within a limit in GiB."
+    try: reserved_bytes(trace, limit=limit*GiB)
+    except MemoryError: return 'out of memory'
+    return 'completed'
+
+def judge(rows, out):
+    "Predict the outcome of each row of oom.csv."
+    for model in sorted({r['model'] for r in rows}):
+        for cure,run,loss in attempts(model):
+            trace = trace_step(model_config(model), run, loss)
+            for r in rows:
+                if (r['model'], r['cure']) == (model, cure):
+                    merge_rows(out, [dict(gpu=r['gpu'], model=model, limit_gib=r['limit_gib'], cure=cure, predicted=verdict(trace, float(r['limit_gib'])), traced_gib=round(trace.peak/GiB, 4), reserved_gib=round(reserved_bytes(trace)/GiB, 4)) | label()],
+                        ('gpu', 'model', 'limit_gib', 'cure'))
+            print(f'{model}, {cure}: {trace.peak/GiB:.2f} GiB', flush=True)
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
@@ -29,4 +55,5 @@ if __name__ == '__main__':
         row = traced(run)
         merge_rows(args.out, [row], tuple(run_defaults))
         print(f"{time.perf_counter() - start:4.0f} s  {' '.join(f'{k}={v}' for k,v in run.items() if v != run_defaults[k])}: {row['traced_gib']} GiB", flush=True)
+    if args.again or not (here/'limits.csv').exists(): judge(list(csv.DictReader((here/'oom.csv').open())), here/'limits.csv')
     merge_rows(here/'calibration.csv', [fit_calibration(args.measured, args.out)], ('gpu',))
