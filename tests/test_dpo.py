@@ -51,9 +51,11 @@ def test_loss_prefers_the_chosen():
 def test_a_model_without_an_adapter_is_refused():
     with pytest.raises(ValueError, match="'default'"): dpo_trainer(torch.nn.Linear(1, 1), None, [], None)
 
-def test_the_longer_run_asks_and_still_fills_in():
-    "The row that the lesson quotes."
-    rows = list(csv.DictReader((root/'nbs'/'measurements'/'dpo.csv').open()))
-    best = min(rows, key=lambda r: float(r['inventions_after']))
-    assert float(best['inventions_after']) < .35 < .9 < float(best['inventions_before'])
-    assert float(best['exact_match_before']) - float(best['exact_match_after']) <= .03 and int(best['requests']) >= 60
+def test_the_longer_runs_ask_and_still_fill_in():
+    "The rows that the lesson quotes: one keeps the form, the other closes the gaps and pays a little for it."
+    short, long = sorted(csv.DictReader((root/'nbs'/'measurements'/'dpo.csv').open()), key=lambda r: int(r['pairs']))
+    def number(row, key): return float(row[key])
+    def lost(row): return number(row, 'exact_match_before') - number(row, 'exact_match_after')
+    assert number(short, 'inventions_after') < .35 and lost(short) <= .03
+    assert number(long, 'inventions_after') <= .10 and number(long, 'asked_right') >= .9 and lost(long) <= .06
+    for row in (short, long): assert number(row, 'inventions_before') > .9 and number(row, 'needless') == 0 and int(row['requests']) >= 60 and int(row['complete_requests']) >= 80
