@@ -427,6 +427,15 @@ def _state_8bit(p, wide):
     return [torch.zeros_like(p, dtype=torch.uint8), torch.zeros(_up(p.numel(), 256)//256)]
 
 # %% ../nbs/12_cost.ipynb #12-058
+def _reference(config, run):
+    "DPO's frozen copy of the model where every weight is trained; with adapters, the base without them serves."
+    if run['method'] != 'dpo' or run['rank']: return None
+    reference = random_model(config, run['quant'], run['dtype'], 'ftcook_gpu', device='meta').requires_grad_(False)
+    reference.tie_weights()
+    _fake_weights(reference)
+    trl_utils.add_fused_lm_head(reference)
+    return reference
+
 def _loss(run, model, reference, compute_loss_func):
     "Loss of one batch, as `compute_loss` of the SFTTrainer or the DPOTrainer leaves it."
     dpo = run['method'] == 'dpo'
@@ -462,17 +471,13 @@ def trace_step(
     if run['packing'] not in ('none', 'bfd') or run['lengths'] != 'fixed' and run['packing'] == 'none' or run['offload'] != 'none':
         raise ValueError(f"packing={run['packing']!r}, lengths={run['lengths']!r}, offload={run['offload']!r}: the estimate knows rows of one length, or packed ones, and no offloading")
     if compute_loss_func and run['method'] == 'dpo': raise ValueError("method='dpo': DPOTrainer takes no compute_loss_func")
-    model, reference, dpo = _prepare(config, run), None, run['method'] == 'dpo'
+    model, dpo = _prepare(config, run), run['method'] == 'dpo'
     base = model.get_base_model() if run['rank'] else model
     with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live, _as_on_gpu(live), ExitStack() as stack:
         _fake_weights(model, run['quant'] == 'nf4-double', torch.bfloat16 if run['quant'] != 'none' else None)
         if run['kernels'] == 'liger': stack.enter_context(_use_liger(base))
         trl_utils.add_fused_lm_head(base, outputs=('log_probs', 'entropy', *(('mean_logits',) if dpo else ()), 'is_top1'))
-        if dpo and not run['rank']:
-            reference = random_model(config, run['quant'], run['dtype'], 'ftcook_gpu', device='meta').requires_grad_(False)
-            reference.tie_weights()
-            _fake_weights(reference)
-            trl_utils.add_fused_lm_head(reference)
+        reference = _reference(config, run)
         trained, live.tied = [p for p in model.parameters() if p.requires_grad], base.get_input_embeddings().weight.shape
         adapters = sum(_up(_bytes([p]), live.block) for p in trained) if run['rank'] else 0
         before, loaded = live.live, len(live.events)

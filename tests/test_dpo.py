@@ -53,7 +53,8 @@ def test_a_model_without_an_adapter_is_refused():
 
 def test_the_longer_runs_ask_and_still_fill_in():
     "The rows that the lesson quotes: one keeps the form, the other closes the gaps and pays a little for it."
-    short, long = sorted(csv.DictReader((root/'nbs'/'measurements'/'dpo.csv').open()), key=lambda r: int(r['pairs']))
+    runs = sorted(csv.DictReader((root/'nbs'/'measurements'/'dpo.csv').open()), key=lambda r: int(r['pairs']))
+    short, long = runs[0], runs[-1]
     def number(row, key): return float(row[key])
     def lost(row): return number(row, 'exact_match_before') - number(row, 'exact_match_after')
     assert number(short, 'inventions_after') < .35 and lost(short) <= .03

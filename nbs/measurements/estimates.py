@@ -31,14 +31,14 @@ def verdict(trace, limit):
     return 'completed'
 
 def judge(rows, out):
-    "Predict the outcome of each row of oom.csv."
+    "Predict the outcome of rows of oom.csv."
     for model in sorted({r['model'] for r in rows}):
         for cure,run,loss in attempts(model):
+            mine = [r for r in rows if (r['model'], r['cure']) == (model, cure)]
+            if not mine: continue
             trace = trace_step(model_config(model), run, loss)
-            for r in rows:
-                if (r['model'], r['cure']) == (model, cure):
-                    merge_rows(out, [dict(gpu=r['gpu'], model=model, limit_gib=r['limit_gib'], cure=cure, predicted=verdict(trace, float(r['limit_gib'])), traced_gib=round(trace.peak/GiB, 4), reserved_gib=round(reserved_bytes(trace)/GiB, 4)) | label()],
-                        ('gpu', 'model', 'limit_gib', 'cure'))
+            figures = dict(traced_gib=round(trace.peak/GiB, 4), reserved_gib=round(reserved_bytes(trace)/GiB, 4)) | label()
+            merge_rows(out, [dict(gpu=r['gpu'], model=model, limit_gib=r['limit_gib'], cure=cure, predicted=verdict(trace, float(r['limit_gib']))) | figures for r in mine], ('gpu', 'model', 'limit_gib', 'cure'))
             print(f'{model}, {cure}: {trace.peak/GiB:.2f} GiB', flush=True)
 
 if __name__ == '__main__':
