@@ -193,7 +193,7 @@ def formula_peak(
 def _up(n, to): return -(-n//to)*to
 def _bytes(tensors): return sum(t.numel()*t.element_size() for t in tensors)
 _aten = torch.ops.aten
-_attention = {_aten._scaled_dot_product_flash_attention, _aten._scaled_dot_product_flash_attention_backward, _aten._scaled_dot_product_efficient_attention, _aten._scaled_dot_product_efficient_attention_backward}
+_attention = {_aten._scaled_dot_product_flash_attention: 2, _aten._scaled_dot_product_flash_attention_backward: 5, _aten._scaled_dot_product_efficient_attention: 2, _aten._scaled_dot_product_efficient_attention_backward: 5}  # matrix products
 _idle = {_aten.detach.default, _aten._unsafe_view.default, _aten.empty.memory_format, _aten.empty_like.default, _aten.new_empty.default, _aten._local_scalar_dense.default}
 
 class LiveBytes(TorchDispatchMode):
@@ -232,7 +232,9 @@ class LiveBytes(TorchDispatchMode):
 def _work(self, func, args, kwargs, out, made):
     "Work of one operation: a thin matrix product waits for memory, so its bytes count."
     packet, moved = func.overloadpacket, _bytes([*(t for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)), *made])
-    if packet in _attention: return self.count(attention=flop_registry[packet](*args, **kwargs, out_val=out)/2)
+    if products := _attention.get(packet):
+        query, key = args[:2] if products == 2 else args[1:3]
+        return self.count(attention=products*query.numel()*key.shape[-2])  # 2 FLOP for a multiplication and addition, and a mask that leaves half of them
     if packet not in flop_registry: return self.count(bytes=moved)
     a, b = [t for t in args if isinstance(t, torch.Tensor)][-2:]
     if a.ndim == 2 and min(*a.shape, b.shape[-1]) <= 64: self.count(bytes=moved)
@@ -400,7 +402,8 @@ def _prepare(config, run):
         with torch.device('meta'): model = get_peft_model(model.requires_grad_(False), lora_config(r=run['rank']))
     if run['checkpointing'] == 'selective': enable_selective_activation_checkpointing(model)
     if run['checkpointing'] != 'none':
-        getattr(model, 'activation_checkpointing_enable', model.gradient_checkpointing_enable)()  # its name from transformers 5.23 on
+        old = model.gradient_checkpointing_enable  # the one that trl makes selective
+        (old if run['checkpointing'] == 'selective' else getattr(model, 'activation_checkpointing_enable', old))()  # its name from transformers 5.23 on
         every = int(run['checkpointing'][6:]) if run['checkpointing'].startswith('every') else 1
         for i,layer in enumerate(m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)): layer.gradient_checkpointing = i % every == 0
         if run['rank']: model.enable_input_require_grads()
@@ -507,7 +510,7 @@ def comparable_runs(
     "The measured runs whose every step is alike, which is what the estimate describes."
     def value(k, text): return int(text) if isinstance(run_defaults[k], int) else text
     with Path(path or _find('measurements/training.csv')).open(newline='') as f: rows = list(csv.DictReader(f))
-    alike = [r for r in rows if r['status'] in ('ok', 'oom') and r['offload'] == 'none' and (r['lengths'] == 'fixed' and r['packing'] == 'none' or r['packing'] == 'bfd')]
+    alike = [r for r in rows if r['status'] in ('ok', 'oom') and r['offload'] == 'none' and (r['lengths'] == 'fixed' and r['packing'] == 'none' or r['packing'] == 'bfd' and r['attention'].startswith('flash'))]
     return [(r, training_run(**{k: value(k, r[k]) for k in run_defaults})) for r in alike]
 
 def left_over(
@@ -626,7 +629,7 @@ def step_work(
     if run['attention'] == 'eager': layer |= dict(attention=0, matmul=layer['matmul'] + scores*s.a*(12 + 4*again), bytes=layer['bytes'] + scores*s.heads*(26 + 16*again))
     scored = tokens*(.5 if dpo else 1)
     head = dict(matmul=2*scored*s.vocabulary*s.h*(3 + every + dpo), bytes=2*scored*s.vocabulary*(3 + dpo) + 7*fixed['gradients'])
-    return {n: s.layers*v + head.get(n, 0) for n,v in layer.items()} | dict(tensors=(9 if every else 14)*s.layers*('8bit' in run['optimizer']))
+    return {n: run['accumulation']*(s.layers*v + head.get(n, 0)) for n,v in layer.items()} | dict(tensors=(9 if every else 14)*s.layers*('8bit' in run['optimizer']))
 
 # %% ../nbs/12_cost.ipynb #12-083
 def step_seconds(
@@ -777,13 +780,14 @@ def estimate(
     tokens:float|None=None, # of training, padding included; None: no cost
     depth:str='formula', # formula, or trace: the real model on fake tensors, a few seconds
     prices:dict|str|Path|None=None, # {gpu: USD per hour, or (low, high)}, or a table like nbs/data/gpu_prices.csv
+    calibrated:str|Path|None=None, # a table like nbs/measurements/calibration.csv, fitted to your own card
     **kwargs, # any other key of `run_defaults`: rank, quant, dtype, checkpointing, attention, optimizer, kernels …
 )->Estimate:
     "Memory, time and cost of a training run, without weights, GPU or network."
     run = training_run(**{**kwargs, 'model': model if isinstance(model, str) else model.model_type, 'method': _near(method, run_choices['method'], 'method'), 'batch': batch_size, 'seq': seq_len})
     if batch_size < 1 or seq_len < 2: raise ValueError(f'batch_size={batch_size}, seq_len={seq_len}: at least one row of two tokens')
     if depth not in ('formula', 'trace'): raise ValueError(f"depth={depth!r}: use 'formula' or 'trace'")
-    offers, config, cal = gpu_offers(None if isinstance(prices, dict) else prices), model_config(model), calibration()
+    offers, config, cal = gpu_offers(None if isinstance(prices, dict) else prices), model_config(model), calibration(calibrated)
     name = _near(gpu, dict.fromkeys(r.gpu for r in offers), 'GPU')
     return _estimate(config, run, name, offers, prices if isinstance(prices, dict) else {}, tokens, cal, depth, *_memory(config, run, depth, cal))
 
@@ -792,7 +796,7 @@ def _estimate(config, run, name, offers, prices, tokens, cal, depth, gib, reserv
     spec, needed = rows[0], reserved + cal.context_gib
     fits, bigger = needed <= _capacity(spec), sorted({(r.memory_gb, r.gpu) for r in offers if _capacity(r) >= needed})
     step = step_seconds(step_work(config, run), spec, cal)
-    speed = run['batch']*run['seq']*(1 + (run['method'] == 'dpo'))/step
+    speed = run['batch']*run['accumulation']*run['seq']*(1 + (run['method'] == 'dpo'))/step
     hours = tokens and tokens/speed/3600
     found = _offers(rows, prices.get(name), hours)
     usd = (min(o[2] for o in found)*hours, max(o[3] for o in found)*hours) if hours and found else None

@@ -999,6 +999,7 @@ class Doctor:
                  show=print): # where findings go
         self.stop, self.every, self.show = stop, every, show
         self.findings, self.history, self.seen, self.handles, self.rows, self.again = Diagnosis(subject='run'), [], [], [], {}, None
+        self.step, self.named = 0, {} # of training; at which step each finding was named, by its code
 
     def __getattr__(self, name): # events that need no action
         if name.startswith('on_'): return lambda *args, **kwargs: None
@@ -1009,6 +1010,7 @@ class Doctor:
         for f in found:
             if f.code in self.findings.codes: continue
             self.findings = Diagnosis([*self.findings, f], 'run')
+            self.named[f.code] = self.step
             if self.show: self.show(f)
 
     def on_train_begin(self, args, state, control, model=None, train_dataloader=None, processing_class=None, **kwargs):
@@ -1019,6 +1021,8 @@ class Doctor:
         self.start = [p.detach().clone() for p in self.parameters] if sum(p.numel() for p in self.parameters) < 5e7 else []
         self.handles = [model.register_forward_hook(self._forward, with_kwargs=True)]
         if self.stop and 'all_masked' in self.findings.codes: control.should_training_stop = True
+
+    def on_step_begin(self, args, state, control, **kwargs): self.step = state.global_step + 1
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and 'rewards/margins' in logs: self.report(f for f in examine('losses', state.log_history) if f.code.startswith('dpo_'))

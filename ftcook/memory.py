@@ -442,24 +442,27 @@ def needed_gib(
     return (fixed + max(stored + max(loss, layer), size*trained + end))/_gib
 
 # %% ../nbs/10_memory.ipynb #10-092
-time_of = dict(weight_token=1.33e-14, recompute=.37, liger=.79, flash=1.1, eight_bit=1.26, launch=dict(full=.0053, lora=.0098, qlora=.0125), launch_again=.75)  # seconds and factors on one H100: see below
+time_of = dict(weight_token=dict(full=1.16e-14, lora=1.27e-14, qlora=1.16e-14), recompute=.38, liger=.78, flash=1.05,
+    launch=dict(full=.0055, lora=.0105, qlora=.0128), launch_again=.61, waiting=.31, update=7.2e-12, update_8bit=2.4e-11)  # seconds and factors on one H100: see below
 
 def step_seconds(
     run:dict, # from `training_run`
     tokens:float, # of one step, with padding
     gpu_speed:float=1., # of matrix products, as a multiple of an H100's
+    times:dict=time_of, # seconds and factors of the machine
 )->float: # seconds
-    "How long a step takes: as long as the arithmetic or as long as the launches, whichever is longer."
+    "How long a step takes: its arithmetic and the launches that it waits for, or all the launches if they take longer."
     config, kind = _config(run['model']), _kind(run)
     head = getattr(config, 'head_dim', None) or config.hidden_size//config.num_attention_heads
     widths = 2*head*(config.num_attention_heads + config.num_key_value_heads) + 3*config.intermediate_size
     weights, layers = config.hidden_size*(config.num_hidden_layers*widths + config.vocab_size), config.num_hidden_layers
     again = _checkpointed(run['checkpointing'], layers)/layers
-    arithmetic = tokens*weights*time_of['weight_token']*(1.5 if kind == 'full' else 1)*(1 + time_of['recompute']*again)/gpu_speed
-    if run['kernels'] == 'liger': arithmetic *= time_of['liger']
-    if run['attention'].startswith('flash'): arithmetic *= time_of['flash']
-    launches = layers*time_of['launch'][kind]*(1 + time_of['launch_again']*again)
-    return max(arithmetic, launches)*(time_of['eight_bit'] if '8bit' in run['optimizer'] else 1)
+    arithmetic = tokens*weights*times['weight_token'][kind]*(1 + times['recompute']*again)/gpu_speed
+    if run['kernels'] == 'liger': arithmetic *= times['liger']
+    if run['attention'].startswith('flash'): arithmetic *= times['flash']
+    launches = layers*times['launch'][kind]*(1 + times['launch_again']*again)
+    update = weights*times['update_8bit' if '8bit' in run['optimizer'] else 'update'] if kind == 'full' else 0
+    return max(arithmetic + times['waiting']*launches, launches) + update
 
 # %% ../nbs/10_memory.ipynb #10-101
 def useful_share(
@@ -506,7 +509,7 @@ def _gpu_gib():
     return torch.cuda.get_device_properties(0).total_memory/_gib
 
 def _candidates(base, varied, flash):
-    for batch,checkpointing,packed in product((1, 2, 4, 8, 16, 32), ('none', 'every-4', 'every-3', 'every-2', 'full'), (False, True) if varied and flash else (False,)):
+    for batch,checkpointing,packed in product((1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32), ('none', 'every-4', 'every-3', 'every-2', 'full'), (False, True) if varied and flash else (False,)):
         how = dict(packing='bfd', attention='flash_attention_2') if packed else dict(packing='none', attention='sdpa')
         yield training_run(**{**base, **how, 'batch': batch, 'checkpointing': checkpointing})
 
@@ -523,7 +526,7 @@ def _reasons(run, gib, room, lengths, gpu_speed, others):
     if run['packing'] == 'bfd': yield f"Rows are packed: padded batches of {usual} would be {1 - useful_share(lengths, usual):.0%} padding. Flash Attention keeps packed rows from seeing each other."
     else: yield 'Without padding `sdpa` is as fast as Flash Attention (lesson 09).'
     floor, time = step_seconds(run, 0, gpu_speed), step_seconds(run, run['batch']*run['seq'], gpu_speed)
-    yield f"A step of full rows takes about {time:.2f} s; below {floor:.2f} s, starting the kernels would take longer than running them."
+    yield f"A step of full rows takes about {time:.2f} s; the launches alone take {floor:.2f} s, so the more tokens in a step, the less they cost each."
     rows = run['batch']*(run['seq']/mean if run['packing'] == 'bfd' else 1)
     if rows > 1.5*usual: yield f"One step holds about {rows:.0f} rows, the defaults {usual}: the learning rate may have to move."
     if rows < usual: yield f"One step holds about {rows:.0f} rows, the defaults {usual}: accumulate {usual/rows:.0f} steps to keep theirs."

@@ -1,8 +1,8 @@
 """The estimator's two depths agree, what is wrong is refused by name, and the allocator's replay follows torch's rules."""
 import json, math
 import pytest, torch
-from ftcook.cli import main
-from ftcook.cost import (CachingAllocator, MiB, break_even, comparable_runs, compare, estimate, formula_peak, gpu_offers, layer_sizes, model_config, reserved_bytes, step_work, trace_step,
+from ftcook.cli import main, merge_rows
+from ftcook.cost import (CachingAllocator, MiB, break_even, calibration, comparable_runs, compare, estimate, formula_peak, gpu_offers, layer_sizes, model_config, reserved_bytes, step_work, trace_step,
                          with_interruptions)
 from ftcook.memory import training_run
 from transformers import AutoConfig
@@ -111,3 +111,8 @@ def test_break_even():
 def test_rows_that_are_compared():
     runs = comparable_runs()
     assert all(row['status'] in ('ok', 'oom') for row,_ in runs) and {row['split'] for row,_ in runs} >= {'fit', 'holdout'}
+
+def test_own_calibration(tmp_path):
+    merge_rows(tmp_path/'mine.csv', [(cal := calibration()) | {k: 2*cal[k] for k in ('matmul', 'attention', 'bytes')}], ('gpu',))
+    a, b = (estimate('Mistral-7B', gpu='H100', calibrated=path) for path in (None, tmp_path/'mine.csv'))
+    assert b.step_s == pytest.approx(2*a.step_s) and b.needed_gib == a.needed_gib

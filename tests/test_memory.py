@@ -74,6 +74,11 @@ def test_every_configuration_of_the_script_is_valid(training):
     assert len(training.estimate) >= 44 and .25 < len(held)/len(training.estimate) < .5
     assert {r['model'] for r in held} == {r['model'] for r in training.estimate} and {r['method'] for r in held} == {'full', 'lora', 'qlora', 'dpo'}
 
+def test_script_knows_what_it_has_measured(training):
+    there, jobs = training.known(training.here/'training.csv'), [(name, run) for name,runs in training.groups.items() for run in runs]
+    missing = [run.get('optimizer', '') for job in jobs if training.key_of(*job) not in there for run in job[1:]]
+    assert all(o.startswith('paged') for o in missing) and len(there) > 100
+
 def test_script_measures_what_fastest_chooses(training):
     able, runs = dict(flash=True, kernels='liger'), [training_run(**run) for run in training.fastest]
     for change,wanted in ((dict(gpu_gib=80), dict()), (dict(gpu_gib=12), dict(limit_gib=12)), (dict(gpu_gib=80, lengths=row_lengths('exponential-400', 2048, 2000)), dict(lengths='exponential-400'))):

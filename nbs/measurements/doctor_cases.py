@@ -1,5 +1,5 @@
 """Make sick and healthy runs, scripts, data sets and machines, and see what the doctor says: python nbs/measurements/doctor_cases.py [--seed 0]"""
-import argparse, csv, functools, json, math, random, re, shutil, sys, tempfile, time, warnings
+import argparse, csv, functools, gc, json, math, random, re, shutil, sys, tempfile, time, warnings
 from collections import namedtuple
 from pathlib import Path
 from ftcook.runtime import quiet
@@ -17,6 +17,7 @@ from ftcook.doctor import Doctor, diagnose, diagnose_answers, diagnose_environme
 
 here = Path(__file__).parent
 torch.set_num_threads(1)  # the toy is too small to gain from more, and a busy machine makes more a loss
+gc.freeze()  # a trainer collects garbage when it ends, and what was imported is none
 Case = namedtuple('Case', 'kind planted name make')  # `make` takes a random generator and a folder, and returns a Diagnosis
 cases = []
 
@@ -93,6 +94,7 @@ def watched(rng, folder, **kwargs):
     doctor = Doctor(show=None)
     trainer = toy_trainer(rng, folder, **{'steps': 10, **kwargs}, callbacks=[doctor])
     trainer.train()
+    doctor.findings.named = doctor.named
     return doctor.findings
 
 def lora(**kwargs): return {'r': 8, 'lora_alpha': 16, **kwargs}
@@ -568,7 +570,7 @@ def examine_case(case, seed=0):
         found = case.make(rng, Path(folder))
         seconds = time.perf_counter() - start
     right = found.first == case.planted if case.planted else not found
-    return dict(kind=case.kind, case=case.name, planted=case.planted or 'healthy', first=found.first or 'none', certainty=found[0].certainty if found else '', right=right, where=found[0].place if found else '', seconds=round(seconds, 2), evidence=found[0].evidence[:160] if found else '')
+    return dict(kind=case.kind, case=case.name, planted=case.planted or 'healthy', first=found.first or 'none', certainty=found[0].certainty if found else '', right=right, where=found[0].place if found else '', seconds=round(seconds, 2), evidence=found[0].evidence[:160] if found else '', named=getattr(found, 'named', {}).get(found.first, ''))
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
@@ -581,6 +583,6 @@ if __name__ == '__main__':
     print(sum(r['right'] for r in rows), 'of', len(rows), 'right,', round(sum(r['seconds'] for r in rows)), 's')
     if not args.only:
         with (here/'doctor_cases.csv').open('w', newline='') as f:
-            writer = csv.DictWriter(f, [k for k in rows[0] if k not in ('seconds', 'evidence')], lineterminator='\n', extrasaction='ignore')
+            writer = csv.DictWriter(f, [k for k in rows[0] if k not in ('seconds', 'evidence', 'named')], lineterminator='\n', extrasaction='ignore')
             writer.writeheader()
             writer.writerows(rows)

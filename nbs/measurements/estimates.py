@@ -1,8 +1,8 @@
-"""Trace every run of training.csv and every attempt of oom.csv without a GPU, and fit what only a measurement can tell: python nbs/measurements/estimates.py"""
+"""Trace every run of training.csv and every attempt of oom.csv without a GPU, say what would fit where it is close, and fit what only a measurement can tell: python nbs/measurements/estimates.py"""
 import argparse, csv, datetime, itertools, time
 from pathlib import Path
 from ftcook.cli import merge_rows
-from ftcook.cost import GiB, comparable_runs, fit_calibration, model_config, reserved_bytes, trace_step
+from ftcook.cost import GiB, comparable_runs, fit_calibration, gpu_offers, model_config, reserved_bytes, trace_step
 from ftcook.doctor import oom_cures
 from ftcook.memory import run_defaults, training_run
 from ftcook.runtime import versions
@@ -30,6 +30,18 @@ def verdict(trace, limit):
     except MemoryError: return 'out of memory'
     return 'completed'
 
+def edges(measured, context_gib, out, again):
+    "Predict the outcome of the runs that were measured close to a limit: torch's, or that of the card."
+    keys = ('gpu', *run_defaults)
+    known = {tuple(r[k] for k in keys) for r in csv.DictReader(out.open())} if out.exists() and not again else set()
+    for row,run in comparable_runs(measured):
+        if row['purpose'] != 'limit' and not run['limit_gib'] or (row['gpu'], *map(str, run.values())) in known: continue
+        room = run['limit_gib'] or next(o.usable_gib for o in gpu_offers() if o.gpu in row['gpu']) - context_gib
+        trace = trace_step(model_config(run['model']), run)
+        found = dict(room_gib=round(room, 2), predicted=verdict(trace, room), traced_gib=round(trace.peak/GiB, 4), reserved_gib=round(reserved_bytes(trace)/GiB, 4))
+        merge_rows(out, [dict(gpu=row['gpu']) | run | found | label()], keys)
+        print(f"{row['status']}, predicted {found['predicted']}: {found['reserved_gib']:.2f} of {room:.2f} GiB", flush=True)
+
 def judge(rows, out):
     "Predict the outcome of rows of oom.csv."
     for model in sorted({r['model'] for r in rows}):
@@ -56,4 +68,6 @@ if __name__ == '__main__':
         merge_rows(args.out, [row], tuple(run_defaults))
         print(f"{time.perf_counter() - start:4.0f} s  {' '.join(f'{k}={v}' for k,v in run.items() if v != run_defaults[k])}: {row['traced_gib']} GiB", flush=True)
     if args.again or not (here/'limits.csv').exists(): judge(list(csv.DictReader((here/'oom.csv').open())), here/'limits.csv')
-    merge_rows(here/'calibration.csv', [fit_calibration(args.measured, args.out)], ('gpu',))
+    calibration = fit_calibration(args.measured, args.out)
+    merge_rows(here/'calibration.csv', [calibration], ('gpu',))
+    edges(args.measured, calibration['context_gib'], here/'edges.csv', args.again)

@@ -49,8 +49,9 @@ levers = [dict(base, **change) for change in (dict(), dict(checkpointing='none')
 levers += [dict(varied, **change) for change in (dict(), dict(packing='bfd'), dict(packing='wrapped'), dict(packing='padding_free'), dict(packing='padding_free', attention='flash_attention_2'), dict(packing='bfd', attention='flash_attention_2'))]
 levers += [dict(model='Llama-3.2-3B', method='full', batch=2, seq=1024, optimizer=o) for o in ('adamw_torch_fused', 'adamw_8bit')]
 # The defaults of trl against what `fastest` chooses and what it might have chosen, side by side
-fastest = [dict(base), dict(base, checkpointing='none', kernels='liger'), dict(base, checkpointing='none', **both), dict(varied), dict(varied, packing='bfd', checkpointing='none', **both)]
-fastest += [dict(base, limit_gib=12, **change) for change in (dict(), dict(kernels='liger'), both, dict(both, checkpointing='selective'), dict(both, batch=1, checkpointing='every-2'), dict(both, batch=1, checkpointing='every-3'))]
+ample = dict(checkpointing='none', kernels='liger')
+fastest = [dict(base), *(dict(base, batch=b, **ample) for b in (4, 6, 8)), dict(varied), *(dict(varied, batch=b, packing='bfd', **{**ample, **both}) for b in (4, 8))]
+fastest += [dict(base, limit_gib=12, **change) for change in (dict(), *(dict(batch=b, kernels='liger') for b in (4, 6, 7, 8)), dict(both, batch=1, checkpointing='every-3'))]
 
 groups = dict(fastest=fastest, levers=levers, estimate=estimate, limit=limit)
 
@@ -68,6 +69,15 @@ def apart(run):
     "Does a run leave something behind in its process?"
     return run.get('optimizer', '').startswith('paged') or run.get('offload', 'none') != 'none'
 
+def known(path):
+    "What the table already has: purpose and every key of the run, as text."
+    from ftcook.memory import run_defaults
+    return {tuple(r[k] for k in ('purpose', *run_defaults)) for r in csv.DictReader(path.open())} if path.exists() else set()
+
+def key_of(purpose, run):
+    from ftcook.memory import training_run
+    return tuple(map(str, (purpose, *training_run(**{k: v for k,v in run.items() if k != 'split'}).values())))
+
 def run_all(jobs, path, budget):
     from ftcook.memory import measure_run
     for n,(purpose,run) in enumerate(jobs):
@@ -75,7 +85,8 @@ def run_all(jobs, path, budget):
             print(f'{len(jobs) - n} runs of {purpose} and later were not started: the budget of {budget:.0f} s is used up', flush=True)
             return
         run = dict(run)
-        keep(path, purpose, run.pop('split', ''), measure_run(run))
+        steps = 6 if purpose == 'fastest' and run.get('lengths', 'fixed') == 'fixed' else None
+        keep(path, purpose, run.pop('split', ''), measure_run(run, steps=steps))
 
 def run_apart(jobs, path, budget):
     "The same in a process of its own; a run that kills it leaves a row that says so."
@@ -87,21 +98,27 @@ def run_apart(jobs, path, budget):
         f.flush()
         code = subprocess.run([sys.executable, __file__, '--out', str(path), '--jobs', f.name, '--budget', str(budget - (time.perf_counter() - started))]).returncode
     if not code: return
-    known = {tuple(r[k] for k in ('purpose', *training_run())) for r in csv.DictReader(path.open())} if path.exists() else set()
+    there = known(path)
     for purpose,run in jobs:
-        run = training_run(**{k: v for k,v in run.items() if k != 'split'})
-        if tuple(map(str, (purpose, *run.values()))) not in known: keep(path, purpose, '', run | dict.fromkeys(measured, '') | dict(status='error', note=f'the process ended with {code}'))
+        if key_of(purpose, run) in there: continue
+        run = dict(run)
+        split = run.pop('split', '')
+        keep(path, purpose, split, training_run(**run) | dict.fromkeys(measured, '') | dict(status='error', note=f'the process ended with {code}'))
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--groups', nargs='+', default=[*groups], choices=[*groups])
     parser.add_argument('--out', type=Path, default=here/'training.csv')
     parser.add_argument('--budget', type=float, default=540., help='no run starts later than this many seconds')
+    parser.add_argument('--resume', action='store_true', help='leave out what the table already has')
     parser.add_argument('--model', help='use this model for every run, such as SmolLM2-135M to try the script out')
     parser.add_argument('--jobs', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.jobs: run_all(json.loads(args.jobs.read_text()), args.out, args.budget)
     else:
         jobs = [(name, run | (dict(model=args.model) if args.model else {})) for name in args.groups for run in groups[name]]
+        if args.resume:
+            there = known(args.out)
+            jobs = [j for j in jobs if key_of(*j) not in there]
         run_all([j for j in jobs if not apart(j[1])], args.out, args.budget)
         run_apart([j for j in jobs if apart(j[1])], args.out, args.budget)
