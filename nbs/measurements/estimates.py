@@ -1,5 +1,5 @@
 """Trace every run of training.csv and every attempt of oom.csv without a GPU, say what would fit where it is close, and fit what only a measurement can tell: python nbs/measurements/estimates.py"""
-import argparse, csv, datetime, itertools, time
+import argparse, csv, datetime, functools, itertools, time
 from pathlib import Path
 from ftcook.cli import merge_rows
 from ftcook.cost import GiB, comparable_runs, fit_calibration, gpu_offers, model_config, reserved_bytes, trace_step
@@ -11,9 +11,16 @@ here = Path(__file__).parent
 
 def label(): return dict(versions=' '.join(f'{k}-{v}' for k,v in versions('torch transformers trl peft bitsandbytes'.split()).items()), date=datetime.date.today().isoformat())
 
+def known(path, keys, again):
+    "What a table has already, unless all is to be done again."
+    return {tuple(r[k] for k in keys) for r in csv.DictReader(path.open())} if path.exists() and not again else set()
+
+@functools.cache
+def trace_of(*values): return trace_step(model_config(values[0]), dict(zip(run_defaults, values)))
+
 def traced(run):
     "What the trace says about a run, as a row."
-    trace = trace_step(model_config(run['model']), run)
+    trace = trace_of(*run.values())
     return run | dict(traced_gib=round(trace.peak/GiB, 4), **{f'{k}_gib': round(v/GiB, 4) for k,v in trace.phases.items()}, reserved_gib=round(reserved_bytes(trace)/GiB, 4), **{f'work_{k}': round(v) for k,v in trace.work.items()}) | label()
 
 def attempts(model):
@@ -24,6 +31,10 @@ def attempts(model):
         if not s['activation_offloading']: yield name, training_run(model=model, method='lora' if s['quantize'] == 'none' else 'qlora', batch=s['per_device_train_batch_size'], accumulation=s['gradient_accumulation_steps'], seq=s['max_length'],
             checkpointing='full' if s['gradient_checkpointing'] else 'none', optimizer=s['optim']), None if s['fused'] else plain_loss
 
+def need(trace):
+    "What a run takes without a limit, in GiB."
+    return dict(traced_gib=round(trace.peak/GiB, 4), reserved_gib=round(reserved_bytes(trace)/GiB, 4))
+
 def verdict(trace, limit):
     "What the allocator makes of a traced run within a limit in GiB."
     try: reserved_bytes(trace, limit=limit*GiB)
@@ -33,12 +44,12 @@ def verdict(trace, limit):
 def edges(measured, context_gib, out, again):
     "Predict the outcome of the runs that were measured close to a limit: torch's, or that of the card."
     keys = ('gpu', *run_defaults)
-    known = {tuple(r[k] for k in keys) for r in csv.DictReader(out.open())} if out.exists() and not again else set()
+    there = known(out, keys, again)
     for row,run in comparable_runs(measured):
-        if row['purpose'] != 'limit' and not run['limit_gib'] or (row['gpu'], *map(str, run.values())) in known: continue
+        if row['purpose'] != 'limit' and not run['limit_gib'] or (row['gpu'], *map(str, run.values())) in there: continue
         room = run['limit_gib'] or next(o.usable_gib for o in gpu_offers() if o.gpu in row['gpu']) - context_gib
-        trace = trace_step(model_config(run['model']), run)
-        found = dict(room_gib=round(room, 2), predicted=verdict(trace, room), traced_gib=round(trace.peak/GiB, 4), reserved_gib=round(reserved_bytes(trace)/GiB, 4))
+        trace = trace_of(*run.values())
+        found = dict(room_gib=round(room, 2), predicted=verdict(trace, room)) | need(trace)
         merge_rows(out, [dict(gpu=row['gpu']) | run | found | label()], keys)
         print(f"{row['status']}, predicted {found['predicted']}: {found['reserved_gib']:.2f} of {room:.2f} GiB", flush=True)
 
@@ -49,7 +60,7 @@ def judge(rows, out):
             mine = [r for r in rows if (r['model'], r['cure']) == (model, cure)]
             if not mine: continue
             trace = trace_step(model_config(model), run, loss)
-            figures = dict(traced_gib=round(trace.peak/GiB, 4), reserved_gib=round(reserved_bytes(trace)/GiB, 4)) | label()
+            figures = need(trace) | label()
             merge_rows(out, [dict(gpu=r['gpu'], model=model, limit_gib=r['limit_gib'], cure=cure, predicted=verdict(trace, float(r['limit_gib']))) | figures for r in mine], ('gpu', 'model', 'limit_gib', 'cure'))
             print(f'{model}, {cure}: {trace.peak/GiB:.2f} GiB', flush=True)
 
@@ -59,10 +70,10 @@ if __name__ == '__main__':
     parser.add_argument('--out', type=Path, default=here/'estimates.csv')
     parser.add_argument('--again', action='store_true', help='trace what has been traced before as well')
     args = parser.parse_args()
-    known = {tuple(r[k] for k in run_defaults) for r in csv.DictReader(args.out.open())} if args.out.exists() and not args.again else set()
+    there = known(args.out, run_defaults, args.again)
     runs = {tuple(map(str, run.values())): run for _,run in comparable_runs(args.measured)}
     for key,run in runs.items():
-        if key in known: continue
+        if key in there: continue
         start = time.perf_counter()
         row = traced(run)
         merge_rows(args.out, [row], tuple(run_defaults))

@@ -74,9 +74,12 @@ def known(path):
     from ftcook.memory import run_defaults
     return {tuple(r[k] for k in ('purpose', *run_defaults)) for r in csv.DictReader(path.open())} if path.exists() else set()
 
-def key_of(purpose, run):
+def complete(run):
+    "A planned run with all its keys, without its split."
     from ftcook.memory import training_run
-    return tuple(map(str, (purpose, *training_run(**{k: v for k,v in run.items() if k != 'split'}).values())))
+    return training_run(**{k: v for k,v in run.items() if k != 'split'})
+
+def key_of(purpose, run): return tuple(map(str, (purpose, *complete(run).values())))
 
 def run_all(jobs, path, budget):
     from ftcook.memory import measure_run
@@ -84,14 +87,13 @@ def run_all(jobs, path, budget):
         if time.perf_counter() - started > budget:
             print(f'{len(jobs) - n} runs of {purpose} and later were not started: the budget of {budget:.0f} s is used up', flush=True)
             return
-        run = dict(run)
         steps = 6 if purpose == 'fastest' and run.get('lengths', 'fixed') == 'fixed' else None
-        keep(path, purpose, run.pop('split', ''), measure_run(run, steps=steps))
+        keep(path, purpose, run.get('split', ''), measure_run(complete(run), steps=steps))
 
 def run_apart(jobs, path, budget):
     "The same in a process of its own; a run that kills it leaves a row that says so."
     if not jobs: return
-    from ftcook.memory import free_gpu, measured, training_run
+    from ftcook.memory import free_gpu, measured
     free_gpu()
     with tempfile.NamedTemporaryFile('w', suffix='.json') as f:
         json.dump(jobs, f)
@@ -100,10 +102,7 @@ def run_apart(jobs, path, budget):
     if not code: return
     there = known(path)
     for purpose,run in jobs:
-        if key_of(purpose, run) in there: continue
-        run = dict(run)
-        split = run.pop('split', '')
-        keep(path, purpose, split, training_run(**run) | dict.fromkeys(measured, '') | dict(status='error', note=f'the process ended with {code}'))
+        if key_of(purpose, run) not in there: keep(path, purpose, run.get('split', ''), complete(run) | dict.fromkeys(measured, '') | dict(status='error', note=f'the process ended with {code}'))
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
