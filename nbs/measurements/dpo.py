@@ -1,4 +1,4 @@
-"""Train the flight model to ask for what is missing, and keep the run's rates: python nbs/measurements/dpo.py [--profile cpu] [--mistakes 200] [--complete 240]"""
+"""Train the flight model to ask for what is missing, and keep the run's rates: python nbs/measurements/dpo.py [--profile cpu] [--mistakes 200] [--complete 240] [--loss sft]"""
 import argparse, datetime, tempfile, time
 from pathlib import Path
 from transformers import AutoTokenizer
@@ -11,7 +11,9 @@ from ftcook.sft import exact_match, generate_batch
 
 here = Path(__file__).parent
 
-def measure(settings, folder):
+losses = {'sigmoid+sft': {}, 'sft': dict(loss_type=['sft'], loss_weights=[1.0])} # the lesson's; the chosen answers alone
+
+def measure(settings, folder, loss='sigmoid+sft'):
     "One run, as a row of dpo.csv."
     model = load_adapter(settings.model, run_folder(settings.profile)/'adapters'/'flights', quantize=settings.quantize, dtype=settings.dtype)
     gaps = incomplete_requests(settings.incomplete_rows, 'test', settings.seed, request_fields[:settings.gap_fields])
@@ -21,10 +23,10 @@ def measure(settings, folder):
         return invention_rate(asked, gaps), exact_match(filled, complete), sum(map(asks, filled))
     before = rates(model, AutoTokenizer.from_pretrained(model_path(settings.model)))
     start = time.perf_counter()
-    trainer = train_preferences(settings, folder, model=model)
+    trainer = train_preferences(settings, folder, model=model, **losses[loss])
     minutes = (time.perf_counter() - start)/60
     after = rates(trainer.model, trainer.processing_class)
-    return dict(profile=settings.profile, device=device_name(), pairs=len(trainer.train_dataset), gap_fields=settings.gap_fields, batch_size=settings.dpo_batch_size, learning_rate=settings.dpo_learning_rate, train_minutes=round(minutes, 2),
+    return dict(profile=settings.profile, device=device_name(), pairs=len(trainer.train_dataset), gap_fields=settings.gap_fields, loss=loss, beta=settings.beta, batch_size=settings.dpo_batch_size, learning_rate=settings.dpo_learning_rate, train_minutes=round(minutes, 2),
         inventions_before=round(before[0]['invention_rate'], 3), inventions_after=round(after[0]['invention_rate'], 3), inventions_low=round(after[0]['low'], 3), inventions_high=round(after[0]['high'], 3),
         asked_right=round(after[0]['asked_right'], 3), requests=len(gaps), exact_match_before=round(before[1]['exact_match'], 3), exact_match_after=round(after[1]['exact_match'], 3),
         exact_match_low=round(after[1]['low'], 3), exact_match_high=round(after[1]['high'], 3), needless=after[2], complete_requests=len(complete), date=datetime.date.today().isoformat())
@@ -35,10 +37,14 @@ if __name__ == '__main__':
     parser.add_argument('--mistakes', type=int, default=200, help='pairs from incomplete requests')
     parser.add_argument('--complete', type=int, default=240, help='pairs from complete requests')
     parser.add_argument('--learning-rate', type=float, help='peak rate (default: dpo_learning_rate of settings.ini)')
+    parser.add_argument('--gap-fields', type=int, help='how many fields may be missing (default: gap_fields of settings.ini)')
+    parser.add_argument('--beta', type=float, help='default: beta of settings.ini')
+    parser.add_argument('--loss', choices=losses, default='sigmoid+sft', help='sft: the chosen answers alone, without the preference')
     parser.add_argument('--table', type=Path, default=here/'dpo.csv', help='where the row goes')
     args = parser.parse_args()
     settings = load_settings(args.profile)
-    settings.update(mistake_pairs=args.mistakes, complete_pairs=args.complete, dpo_learning_rate=args.learning_rate or settings.dpo_learning_rate)
-    with tempfile.TemporaryDirectory() as folder: row = measure(settings, folder)
+    settings.update(mistake_pairs=args.mistakes, complete_pairs=args.complete, dpo_learning_rate=args.learning_rate or settings.dpo_learning_rate,
+        gap_fields=args.gap_fields or settings.gap_fields, beta=args.beta or settings.beta)
+    with tempfile.TemporaryDirectory() as folder: row = measure(settings, folder, args.loss)
     print(row, flush=True)
-    merge_rows(args.table, [row], ('device', 'pairs', 'gap_fields', 'learning_rate'))
+    merge_rows(args.table, [row], ('device', 'pairs', 'gap_fields', 'loss', 'beta', 'learning_rate'))
