@@ -170,7 +170,7 @@ def step_moments(
     def moment(**parts): return fixed | nothing | parts
     matrix = s.h*s.f*(run['quant'] != 'none')                     # a weight matrix restored: in float32 as the random models are, then in 16 bits
     widest = max(2*2*s.f*tokens, 2*s.f*tokens + 2*matrix, 6*matrix) if not lora else 6*s.f*tokens
-    if run['attention'] == 'eager': widest = max(widest, 6*s.heads*run['seq']*tokens - 8*s.f*tokens)
+    if run['attention'] == 'eager': widest = max(widest, 10*s.heads*run['seq']*tokens - 8*s.f*tokens)  # the softmax's gradient
     return dict(
         forward=moment(activations=saved + last + (tokens + scored)*2*s.h + casts, logits=tile),
         loss=moment(activations=saved + last + casts*(1 - kept), logits=tile + scored*8*s.h, gradients=3*head if every else 0),
@@ -263,6 +263,13 @@ def _flash_backward(live, grad, query, key, value, *rest, **kwargs):
     live.count(attention=5*b*heads*rows*rows*d, bytes=4*_bytes(sums) + 2*_bytes(each))
     return out
 
+# %% ../nbs/12_cost.ipynb #12-047b
+def _softmax_backward(live, grad, output, dim, dtype):
+    "On a GPU the two inputs are multiplied into a tensor of their own first."
+    found, product = _taken(live, grad.new_empty(grad.shape, dtype=dtype), torch.empty_like(grad))
+    live.count(bytes=5*_bytes([product]))
+    return found
+
 def _add(live, a, b, **kwargs):
     "Two gradients of one weight are added in place, which autograd does not do for fake tensors."
     same = isinstance(b, torch.Tensor) and torch._C._current_graph_task_id() != -1 and not torch.is_grad_enabled() and a.shape == b.shape == live.tied
@@ -277,7 +284,7 @@ def _rows(live, x, index):
     return out
 
 _bnb = torch.ops.bitsandbytes
-gpu_kernels = {_bnb.gemm_4bit.default: _gemm_4bit, _bnb.dequantize_4bit.default: _dequantize_4bit, _aten._scaled_dot_product_flash_attention_backward.default: _flash_backward, _aten.index.Tensor: _rows, _aten.add.Tensor: _add,
+gpu_kernels = {_bnb.gemm_4bit.default: _gemm_4bit, _bnb.dequantize_4bit.default: _dequantize_4bit, _aten._scaled_dot_product_flash_attention_backward.default: _flash_backward, _aten.index.Tensor: _rows, _aten.add.Tensor: _add, _aten._softmax_backward_data.default: _softmax_backward,
     _aten.masked_select.default: lambda live, x, mask: x.new_empty(math.ceil(mask.numel()*live.scored)), _aten.masked_scatter_backward.default: lambda live, grad, mask, sizes: grad.new_empty(sizes), _aten._local_scalar_dense.default: lambda live, x: 1.}
 
 # %% ../nbs/12_cost.ipynb #12-049
@@ -507,10 +514,12 @@ def trace_step(
 def comparable_runs(
     path:str|Path|None=None, # by default nbs/measurements/training.csv
 )->list: # (measured row, run) pairs
-    "The measured runs whose every step is alike, which is what the estimate describes."
+    "The runs measured on the card with most rows whose every step is alike, which is what the estimate describes."
     def value(k, text): return int(text) if isinstance(run_defaults[k], int) else text
     with Path(path or _find('measurements/training.csv')).open(newline='') as f: rows = list(csv.DictReader(f))
-    alike = [r for r in rows if r['status'] in ('ok', 'oom') and r['offload'] == 'none' and (r['lengths'] == 'fixed' and r['packing'] == 'none' or r['packing'] == 'bfd' and r['attention'].startswith('flash'))]
+    gpus = [r['gpu'] for r in rows]
+    card = max(gpus, key=gpus.count, default=None)
+    alike = [r for r in rows if r['gpu'] == card and r['status'] in ('ok', 'oom') and r['offload'] == 'none' and (r['lengths'] == 'fixed' and r['packing'] == 'none' or r['packing'] == 'bfd' and r['attention'].startswith('flash'))]
     return [(r, training_run(**{k: value(k, r[k]) for k in run_defaults})) for r in alike]
 
 def left_over(

@@ -1,11 +1,12 @@
 """The estimator's two depths agree, what is wrong is refused by name, and the allocator's replay follows torch's rules."""
-import json, math
+import csv, json, math
 import pytest, torch
 from ftcook.cli import main, merge_rows
-from ftcook.cost import (CachingAllocator, MiB, break_even, calibration, comparable_runs, compare, estimate, formula_peak, gpu_offers, layer_sizes, model_config, reserved_bytes, step_work, trace_step,
+from ftcook.cost import (CachingAllocator, MiB, break_even, calibration, comparable_runs, compare, estimate, formula_peak, gpu_offers, layer_sizes, left_over, model_config, reserved_bytes, step_work, trace_step,
                          with_interruptions)
-from ftcook.memory import training_run
+from ftcook.memory import run_defaults, training_run
 from transformers import AutoConfig
+from conftest import root
 
 def small(layers=2, kind='llama', **kwargs):
     return AutoConfig.for_model(kind, **{**dict(hidden_size=256, intermediate_size=1024, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, vocab_size=4096), **kwargs})
@@ -110,7 +111,14 @@ def test_break_even():
 
 def test_rows_that_are_compared():
     runs = comparable_runs()
-    assert all(row['status'] in ('ok', 'oom') for row,_ in runs) and {row['split'] for row,_ in runs} >= {'fit', 'holdout'}
+    assert all(row['status'] in ('ok', 'oom') for row,_ in runs) and {row['split'] for row,_ in runs} >= {'fit', 'holdout'} and len({row['gpu'] for row,_ in runs}) == 1
+
+def test_every_compared_run_is_traced_well():
+    "Also those that belong to no split, such as the switches of lesson 10."
+    with (root/'nbs'/'measurements'/'estimates.csv').open() as f: traced = {tuple(r[k] for k in run_defaults): float(r['traced_gib']) for r in csv.DictReader(f)}
+    extra = calibration().workspace_mib/1024
+    off = {tuple(run.values()): (traced[tuple(map(str, run.values()))] + extra)/(float(row['peak_allocated_gib']) - left_over(row)) - 1 for row,run in comparable_runs() if row['status'] == 'ok'}
+    assert len(off) > 80 and max(map(abs, off.values())) < .02
 
 def test_own_calibration(tmp_path):
     merge_rows(tmp_path/'mine.csv', [(cal := calibration()) | {k: 2*cal[k] for k in ('matmul', 'attention', 'bytes')}], ('gpu',))
