@@ -191,7 +191,7 @@ def attention_refusals(
     case = dict(size=head_size(config), dtype=dtype, dropout=training and getattr(config.get_text_config(), 'attention_dropout', 0), training=training,
         capability=this_capability() if capability == 'here' else capability, packages=installed_packages() if packages is None else packages)
     kind = AutoModelForCausalLM._model_mapping.get(type(config), None)
-    return {name: [*_machine_reasons(name, **case), *_model_reasons(kind, name)] for name in needs}
+    return {name: [*_machine_reasons(name, **case), *_model_reasons(kind, name, config.get_text_config())] for name in needs}
 
 def _machine_reasons(name, size, dtype, dropout, training, capability, packages):
     n = needs[name]
@@ -206,11 +206,12 @@ def _machine_reasons(name, size, dtype, dropout, training, capability, packages)
     if size > n.get('head_dim', size): yield f"takes heads of up to {n['head_dim']}; this model has {size}"
     if dropout and not n.get('dropout', True): yield f'has no dropout; this model trains with attention_dropout={dropout}'
 
-def _model_reasons(kind, name):
-    "What the model's class in transformers says about itself."
+def _model_reasons(kind, name, config):
+    "What the model's class in transformers says about itself, and a cap on the scores, which older versions of it forget."
     if kind is None: return
     flag = next((f for start,f in _flags.items() if name.startswith(start)), None)
     if flag and not getattr(kind, flag, False): yield f'{kind.__name__} does not support it ({flag} is False)'
+    elif name == 'sdpa' and getattr(config, 'attn_logit_softcapping', None): yield f'{kind.__name__} caps its scores (attn_logit_softcapping), and sdpa would leave the cap out'
     own = getattr(kind, '_compatible_flash_implementations', None)
     if own and name.startswith('flash') and name not in own: yield f'{kind.__name__} asks for one of {", ".join(own)}'
 

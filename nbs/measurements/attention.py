@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 here = Path(__file__).parent
 keys = dict(kernels=('gpu', 'implementation', 'head_dim', 'seq_len', 'pass'), limits=('gpu', 'implementation', 'case'), training=('gpu', 'implementation', 'case', 'checkpointing', 'seq_len'))
-seconds = dict(kernels=75, limits=30, training=60)  # what each part may take
+seconds = dict(kernels=100, limits=45, training=100)  # what each part may take
 files = dict(kernels='attention.csv', limits='attention_limits.csv', training='attention_training.csv')
 backends = dict(sdpa_flash='FLASH_ATTENTION', sdpa_efficient='EFFICIENT_ATTENTION', sdpa_cudnn='CUDNN_ATTENTION', sdpa_math='MATH')
 

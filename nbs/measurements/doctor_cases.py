@@ -509,7 +509,10 @@ def another_template(rng, folder): return diagnose_prompt(toy_tokenizer(), [dict
 
 # Machines: the facts of this one, with one thing changed
 
-def machine(**changes): return diagnose_environment(facts() | changes)
+def machine(**changes):
+    "A diagnosis of this machine with other facts; where torch has another CUDA, bitsandbytes has its library too."
+    if built := changes.get('torch_cuda'): changes = dict(bnb_libraries=[f"libbitsandbytes_cuda{built.replace('.', '')}.so"]) | changes
+    return diagnose_environment(facts() | changes)
 @functools.cache
 def facts(): return environment_facts() | dict(free_gib=500.)
 @case('environment', '', 'this machine')
