@@ -108,7 +108,8 @@ def layer_sizes(
 def _linears(s): return [(s.h, s.a), (s.h, s.k), (s.h, s.k), (s.a, s.h), (s.h, s.f), (s.h, s.f), (s.f, s.h)]  # inputs and outputs of a layer's q, k, v, o, gate, up, down
 
 # %% ../nbs/12_cost.ipynb #12-028
-_optimizers = dict(adamw_torch_fused=None, adamw_torch=None, adamw_8bit=2 + 8/256, paged_adamw_8bit=0, paged_adamw_32bit=0)  # bytes of state per trained weight; None: two of its own type
+_optimizers = dict(adamw_torch_fused=None, adamw_torch=None, adamw_8bit=2 + 8/256, paged_adamw_8bit=2 + 8/256, paged_adamw_32bit=8)  # bytes of state per trained weight; None: two of its own type
+_paged_from = 100_000  # weights; bitsandbytes pages no states of smaller matrices
 
 _known_bytes = {}
 
@@ -129,10 +130,11 @@ def fixed_bytes(
         trained, wide = s.layers*run['rank']*sum(i + o for i,o in _linears(s)), 4 if run['quant'] == 'none' else 2
         adapters = trained*wide
     else: trained, adapters = stored['unquantized']//wide, 0
-    state = _optimizers[run['optimizer']]
+    state, held = _optimizers[run['optimizer']], trained
+    if run['optimizer'].startswith('paged'): held = s.layers*sum(n for pair in _linears(s) for n in (run['rank']*width for width in pair) if n < _paged_from)
     embedded = s.vocabulary*s.h*(8 - state) if run['optimizer'] == 'adamw_8bit' and not run['rank'] else 0  # transformers keeps the states of embeddings in 32 bits
     return dict(weights=stored['codes'] + stored['unquantized'], constants=stored['scales'] + stored['tables'],
-        reference=stored['unquantized'] if run['method'] == 'dpo' and not run['rank'] else 0, adapters=adapters, gradients=trained*wide, optimizer=trained*(2*wide if state is None else state) + embedded)
+        reference=stored['unquantized'] if run['method'] == 'dpo' and not run['rank'] else 0, adapters=adapters, gradients=trained*wide, optimizer=held*(2*wide if state is None else state) + embedded)
 
 # %% ../nbs/12_cost.ipynb #12-032
 def saved_per_token(
@@ -427,7 +429,8 @@ def _optimizer(name, model):
         step = made.step
     else:
         wide = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}  # transformers keeps their states in 32 bits
-        held = [] if name.startswith('paged') else [t for p in trained for _ in range(2) for t in _state_8bit(p, id(p) in wide)]
+        counted = [p for p in trained if not name.startswith('paged') or p.numel() < _paged_from]
+        held = [t for p in counted for _ in range(2) for t in _state_8bit(p, id(p) in wide or name.endswith('32bit'))]
         def step(held=held): _running.count(bytes=7*_bytes(trained), kernels=len(trained))
     for p in trained: p.grad = None
     return step

@@ -120,6 +120,13 @@ def test_every_compared_run_is_traced_well():
     off = {tuple(run.values()): (traced[tuple(map(str, run.values()))] + extra)/(float(row['peak_allocated_gib']) - left_over(row)) - 1 for row,run in comparable_runs() if row['status'] == 'ok'}
     assert len(off) > 80 and max(map(abs, off.values())) < .02
 
+def test_paged_optimizers_on_another_card():
+    with (root/'nbs'/'measurements'/'training.csv').open() as f: rows = [r for r in csv.DictReader(f) if r['note'].startswith('beside other work')]
+    assert {r['optimizer'] for r in rows} == {'paged_adamw_32bit', 'paged_adamw_8bit', 'adamw_torch_fused'}
+    for r in rows:
+        config, run = model_config('Mistral-7B'), training_run(model='Mistral-7B', method='qlora', optimizer=r['optimizer'])
+        for peak in (sum(formula_peak(config, run)[0].values()), trace_step(config, run).peak): assert peak/2**30 + calibration().workspace_mib/1024 == pytest.approx(float(r['peak_allocated_gib']), rel=1e-3)
+
 def test_own_calibration(tmp_path):
     merge_rows(tmp_path/'mine.csv', [(cal := calibration()) | {k: 2*cal[k] for k in ('matmul', 'attention', 'bytes')}], ('gpu',))
     a, b = (estimate('Mistral-7B', gpu='H100', calibrated=path) for path in (None, tmp_path/'mine.csv'))

@@ -68,7 +68,7 @@ def test_timeline_adds_up():
 
 def test_every_configuration_of_the_script_is_valid(training):
     for name,runs in training.groups.items():
-        keys = [tuple(training_run(**{k: v for k,v in run.items() if k != 'split'}).values()) for run in runs]
+        keys = [tuple(training.complete(run).values()) for run in runs]
         assert len(set(keys)) == len(keys), name
     held = [r for r in training.estimate if r['split'] == 'holdout']
     assert len(training.estimate) >= 44 and .25 < len(held)/len(training.estimate) < .5
@@ -80,7 +80,7 @@ def test_script_knows_what_it_has_measured(training):
     assert not missing and len(there) > 100
 
 def test_script_measures_what_fastest_chooses(training):
-    able, runs = dict(flash=True, kernels='liger'), [training_run(**run) for run in training.fastest]
+    able, runs = dict(flash=True, kernels='liger'), [training.complete(run) for run in training.fastest]
     for change,wanted in ((dict(gpu_gib=80), dict()), (dict(gpu_gib=12), dict(limit_gib=12)), (dict(gpu_gib=80, lengths=row_lengths('exponential-400', 2048, 2000)), dict(lengths='exponential-400'))):
         assert {**fastest('Mistral-7B', **change, **able).run, **wanted} in runs
 

@@ -53,21 +53,24 @@ def edges(measured, context_gib, out, again):
         merge_rows(out, [dict(gpu=row['gpu']) | run | found | label()], keys)
         print(f"{row['status']}, predicted {found['predicted']}: {found['reserved_gib']:.2f} of {room:.2f} GiB", flush=True)
 
-def judge(rows, out):
+def judge(rows, out, again):
     "Predict the outcome of rows of oom.csv."
+    keys = ('gpu', 'model', 'limit_gib', 'cure')
+    there = known(out, keys, again)
+    rows = [r for r in rows if tuple(r[k] for k in keys) not in there]
     for model in sorted({r['model'] for r in rows}):
         for cure,run,loss in attempts(model):
             mine = [r for r in rows if (r['model'], r['cure']) == (model, cure)]
             if not mine: continue
             trace = trace_step(model_config(model), run, loss)
             figures = need(trace) | label()
-            merge_rows(out, [dict(gpu=r['gpu'], model=model, limit_gib=r['limit_gib'], cure=cure, predicted=verdict(trace, float(r['limit_gib']))) | figures for r in mine], ('gpu', 'model', 'limit_gib', 'cure'))
+            merge_rows(out, [dict(gpu=r['gpu'], model=model, limit_gib=r['limit_gib'], cure=cure, predicted=verdict(trace, float(r['limit_gib']))) | figures for r in mine], keys)
             print(f'{model}, {cure}: {trace.peak/GiB:.2f} GiB', flush=True)
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--measured', type=Path, default=here/'training.csv')
-    parser.add_argument('--out', type=Path, default=here/'estimates.csv')
+    parser.add_argument('--out', type=Path, default=here/'estimates.csv', help='where the traces go; calibration.csv and edges.csv are written beside it')
     parser.add_argument('--again', action='store_true', help='trace what has been traced before as well')
     args = parser.parse_args()
     there = known(args.out, run_defaults, args.again)
@@ -78,7 +81,7 @@ if __name__ == '__main__':
         row = traced(run)
         merge_rows(args.out, [row], tuple(run_defaults))
         print(f"{time.perf_counter() - start:4.0f} s  {' '.join(f'{k}={v}' for k,v in run.items() if v != run_defaults[k])}: {row['traced_gib']} GiB", flush=True)
-    if args.again or not (here/'limits.csv').exists(): judge(list(csv.DictReader((here/'oom.csv').open())), here/'limits.csv')
+    if args.measured.parent == here: judge(list(csv.DictReader((here/'oom.csv').open())), here/'limits.csv', args.again)
     calibration = fit_calibration(args.measured, args.out)
-    merge_rows(here/'calibration.csv', [calibration], ('gpu',))
-    edges(args.measured, calibration['context_gib'], here/'edges.csv', args.again)
+    merge_rows(args.out.parent/'calibration.csv', [calibration], ('gpu',))
+    edges(args.measured, calibration['context_gib'], args.out.parent/'edges.csv', args.again)

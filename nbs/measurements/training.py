@@ -48,10 +48,10 @@ levers = [dict(base, **change) for change in (dict(), dict(checkpointing='none')
     dict(batch=16, seq=512), dict(batch=1, seq=8192), dict(batch=1, seq=8192, attention='flash_attention_2'), dict(method='lora'), dict(method='lora', checkpointing='none', **both))]
 levers += [dict(varied, **change) for change in (dict(), dict(packing='bfd'), dict(packing='wrapped'), dict(packing='padding_free'), dict(packing='padding_free', attention='flash_attention_2'), dict(packing='bfd', attention='flash_attention_2'))]
 levers += [dict(model='Llama-3.2-3B', method='full', batch=2, seq=1024, optimizer=o) for o in ('adamw_torch_fused', 'adamw_8bit')]
-# The defaults of trl against what `fastest` chooses and what it might have chosen, side by side
-ample = dict(checkpointing='none', kernels='liger')
-fastest = [dict(base), *(dict(base, batch=b, **ample) for b in (4, 6, 8)), dict(varied), *(dict(varied, batch=b, packing='bfd', **{**ample, **both}) for b in (4, 8))]
-fastest += [dict(base, limit_gib=12, **change) for change in (dict(), *(dict(batch=b, kernels='liger') for b in (4, 6, 7, 8)), dict(both, batch=1, checkpointing='every-3'))]
+# The defaults of trl against what `fastest` chooses and what it might have chosen, side by side, over more steps than a run takes by itself
+ample, long = dict(checkpointing='none', kernels='liger'), dict(base, steps=6)
+fastest = [long, *(dict(long, batch=b, **ample) for b in (4, 6, 8)), dict(varied), *(dict(varied, batch=b, packing='bfd', **{**ample, **both}) for b in (4, 8))]
+fastest += [dict(long, limit_gib=12, **change) for change in (dict(), *(dict(batch=b, kernels='liger') for b in (4, 6, 7, 8)), dict(both, batch=1, checkpointing='every-3'))]
 
 groups = dict(fastest=fastest, levers=levers, estimate=estimate, limit=limit)
 
@@ -75,9 +75,9 @@ def known(path):
     return {tuple(r[k] for k in ('purpose', *run_defaults)) for r in csv.DictReader(path.open())} if path.exists() else set()
 
 def complete(run):
-    "A planned run with all its keys, without its split."
+    "A planned run with all its keys, without its split and its steps."
     from ftcook.memory import training_run
-    return training_run(**{k: v for k,v in run.items() if k != 'split'})
+    return training_run(**{k: v for k,v in run.items() if k not in ('split', 'steps')})
 
 def key_of(purpose, run): return tuple(map(str, (purpose, *complete(run).values())))
 
@@ -87,8 +87,7 @@ def run_all(jobs, path, budget):
         if time.perf_counter() - started > budget:
             print(f'{len(jobs) - n} runs of {purpose} and later were not started: the budget of {budget:.0f} s is used up', flush=True)
             return
-        steps = 6 if purpose == 'fastest' and run.get('lengths', 'fixed') == 'fixed' else None
-        keep(path, purpose, run.get('split', ''), measure_run(complete(run), steps=steps))
+        keep(path, purpose, run.get('split', ''), measure_run(complete(run), steps=run.get('steps')))
 
 def run_apart(jobs, path, budget):
     "The same in a process of its own; a run that kills it leaves a row that says so."
