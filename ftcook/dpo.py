@@ -17,7 +17,8 @@ from datasets import Dataset
 from torch.nn import functional as F
 from transformers import AutoTokenizer, PrinterCallback
 from trl import DPOConfig, DPOTrainer
-from .data import check_row, date_text, flight_requests, price_text, training_sentence
+from .data import check_row
+from .tasks.flights import date_text, flight_requests, price_text, training_sentence
 from .inference import load_adapter
 from .runtime import model_path, run_folder
 from .runtime import table as markdown_table

@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
-from .data import flight_requests, to_prompt_completion
+from .data import to_prompt_completion
+from .tasks.flights import flight_requests
 from .lora import lora_config
 from .quantization import load_model
 from .runtime import model_path, run_folder

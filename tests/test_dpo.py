@@ -2,7 +2,7 @@
 import csv, json
 import pytest, torch
 from conftest import root
-from ftcook.data import flight_requests
+from ftcook.tasks.flights import flight_requests
 from ftcook.dpo import asks, check_pairs, clarify, dpo_loss, dpo_trainer, incomplete_requests, invention_rate, needless_questions, request_fields
 from ftcook.runtime import load_settings
 

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional as F
 from transformers import DataCollatorForLanguageModeling, DataCollatorForSeq2Seq, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
-from ftcook.data import flight_requests, from_messages
+from ftcook.data import from_messages
+from ftcook.tasks.flights import flight_requests
 from ftcook.doctor import Doctor, diagnose, diagnose_answers, diagnose_environment, diagnose_prompt, diagnose_trainer, environment_facts
 
 here = Path(__file__).parent

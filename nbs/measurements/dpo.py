@@ -3,7 +3,7 @@ import argparse, datetime, tempfile, time
 from pathlib import Path
 from transformers import AutoTokenizer
 from ftcook.cli import device_name, merge_rows
-from ftcook.data import flight_requests
+from ftcook.tasks.flights import flight_requests
 from ftcook.dpo import asks, incomplete_requests, invention_rate, request_fields, train_preferences
 from ftcook.inference import load_adapter
 from ftcook.runtime import load_settings, model_path, run_folder

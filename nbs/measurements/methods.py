@@ -68,7 +68,7 @@ def measure(method, settings, size):
     quiet()
     import torch
     from transformers import AutoTokenizer
-    from ftcook.data import flight_requests
+    from ftcook.tasks.flights import flight_requests
     from ftcook.quantization import load_model, perplexity
     from ftcook.runtime import model_path
     from ftcook.sft import exact_match, generate_batch, score

@@ -2,7 +2,7 @@
 import argparse, datetime, tempfile, time
 from pathlib import Path
 from ftcook.cli import device_name, merge_rows
-from ftcook.data import flight_requests
+from ftcook.tasks.flights import flight_requests
 from ftcook.runtime import load_settings
 
 here = Path(__file__).parent
