@@ -2,9 +2,10 @@
 import csv, json
 import pytest, torch
 from conftest import root
-from ftcook.tasks.flights import flight_requests
-from ftcook.dpo import asks, check_pairs, clarify, dpo_loss, dpo_trainer, incomplete_requests, invention_rate, needless_questions, request_fields
+from ftcook.dpo import check_pairs, dpo_loss, dpo_trainer, invention_rate, needless_questions
 from ftcook.runtime import load_settings
+from ftcook.tasks import clarify, is_clarification
+from ftcook.tasks.flights import flight_requests, incomplete_requests, request_fields
 
 @pytest.mark.parametrize('split', ['train', 'test'])
 def test_the_missing_field_is_not_in_the_request(split):
@@ -29,7 +30,7 @@ def test_complete_requests_are_as_before():
     assert fingerprint(flight_requests(384, 'train', 0)).startswith('bc463a59c87231d8')
 
 @pytest.mark.parametrize('answer,expected', [(clarify(['date']), True), ('{"action":"book"}', False), ('[1]', False), ('clarify', False), ('', False), ('null', False), ('{"action":["clarify"]}', False)])
-def test_asks(answer, expected): assert asks(answer) is expected
+def test_is_clarification(answer, expected): assert is_clarification(answer) is expected
 
 def test_invention_rate_counts_everything_that_does_not_ask():
     rows = incomplete_requests(3)
@@ -39,7 +40,7 @@ def test_invention_rate_counts_everything_that_does_not_ask():
     with pytest.raises(ValueError): invention_rate([right], rows)
 
 def test_pairs_are_sound():
-    pairs = needless_questions(flight_requests(10), 1)
+    pairs = needless_questions(flight_requests(10), request_fields, 1)
     assert check_pairs(pairs).problems == [] and check_pairs(pairs).longer_wins == 1
     assert all(json.loads(p['rejected'][0]['content'])['missing'][0] in request_fields for p in pairs)
     with pytest.raises(ValueError, match='none of 0'): check_pairs([])

@@ -3,8 +3,10 @@ import json, warnings
 import pytest, torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from ftcook.inference import AdapterError, answer_checked, flight_schema, load_adapter, only, parse_answer, save_for_serving
+from ftcook.inference import AdapterError, choices_fn, generate_validated, load_adapter, save_for_serving
 from ftcook.runtime import model_path
+from ftcook.tasks import parse_answer
+from ftcook.tasks.flights import flight_schema
 
 def tiny(vocab_size=64, hidden_size=32, name='tiny'):
     torch.manual_seed(0)
@@ -47,12 +49,12 @@ def test_retries_are_counted(monkeypatch):
     good = json.dumps(dict(action='book', origin='Oslo', destination='Lima', date='2027-03-01', max_price=9, currency='EUR'))
     written = iter([['no', good], ['no'], ['no']])
     monkeypatch.setattr('ftcook.inference.generate_batch', lambda *args, **kwargs: next(written))
-    out = answer_checked(None, None, [[], []], flight_schema, max_tries=3)
+    out = generate_validated(None, None, [[], []], flight_schema, max_tries=3)
     assert [o.tries for o in out] == [3, 1] and out[0].errors and out[1].value['origin'] == 'Oslo'
 
 def test_only_follows_the_choices():
     tokenizer = AutoTokenizer.from_pretrained(model_path())
-    allowed, (a, b) = only(tokenizer, ['search', 'book'], 2), (tokenizer(o)['input_ids'] for o in ('search', 'book'))
+    allowed, (a, b) = choices_fn(tokenizer, ['search', 'book'], 2), (tokenizer(o)['input_ids'] for o in ('search', 'book'))
     assert allowed(0, torch.tensor([7, 7])) == sorted({a[0], b[0]})
     assert allowed(0, torch.tensor([7, 7, *b])) == [tokenizer.eos_token_id] == allowed(0, torch.tensor([7, 7, *b, tokenizer.eos_token_id]))
 

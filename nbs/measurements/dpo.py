@@ -3,11 +3,12 @@ import argparse, datetime, tempfile, time
 from pathlib import Path
 from transformers import AutoTokenizer
 from ftcook.cli import device_name, merge_rows
-from ftcook.tasks.flights import flight_requests
-from ftcook.dpo import asks, incomplete_requests, invention_rate, request_fields, train_preferences
+from ftcook.dpo import invention_rate, train_preferences
 from ftcook.inference import load_adapter
 from ftcook.runtime import load_settings, model_path, run_folder
-from ftcook.sft import exact_match, generate_batch
+from ftcook.sft import generate_batch
+from ftcook.tasks import is_clarification
+from ftcook.tasks.flights import task
 
 here = Path(__file__).parent
 
@@ -16,14 +17,14 @@ losses = {'sigmoid+sft': {}, 'sft': dict(loss_type=['sft'], loss_weights=[1.0])}
 def measure(settings, folder, loss='sigmoid+sft'):
     "One run, as a row of dpo.csv."
     model = load_adapter(settings.model, run_folder(settings.profile)/'adapters'/'flights', quantize=settings.quantize, dtype=settings.dtype)
-    gaps = incomplete_requests(settings.incomplete_rows, 'test', settings.seed, request_fields[:settings.gap_fields])
-    complete = flight_requests(settings.test_rows, 'test', settings.seed)
+    gaps = task.incomplete_rows(settings.incomplete_rows, 'test', settings.seed, task.request_fields[:settings.gap_fields])
+    complete = task.rows(settings.test_rows, 'test', settings.seed)
     def rates(model, tokenizer):
         asked, filled = (generate_batch(model, tokenizer, [row['messages'][:-1] for row in rows], 56, settings.generation_batch_size) for rows in (gaps, complete))
-        return invention_rate(asked, gaps), exact_match(filled, complete), sum(map(asks, filled))
+        return invention_rate(asked, gaps), task.score(filled, complete), sum(map(is_clarification, filled))
     before = rates(model, AutoTokenizer.from_pretrained(model_path(settings.model)))
     start = time.perf_counter()
-    trainer = train_preferences(settings, folder, model=model, **losses[loss])
+    trainer = train_preferences(task, settings, folder, model=model, **losses[loss])
     minutes = (time.perf_counter() - start)/60
     after = rates(trainer.model, trainer.processing_class)
     return dict(profile=settings.profile, device=device_name(), pairs=len(trainer.train_dataset), gap_fields=settings.gap_fields, loss=loss, beta=settings.beta, batch_size=settings.dpo_batch_size, learning_rate=settings.dpo_learning_rate, train_minutes=round(minutes, 2),
