@@ -47,7 +47,7 @@ def saved_tensor_bytes(
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t): call()
     return sum(t.untyped_storage().nbytes() for t in kept.values())
 
-# %% ../nbs/09_flash_attention.ipynb #09-024
+# %% ../nbs/09_flash_attention.ipynb #09-025
 def tiles(
     n:int, # tokens
     mask=causal, # function of (i, j)
@@ -60,7 +60,6 @@ def tiles(
             allowed = mask(i[:, None], j)
             if allowed.any(): yield slice(a, a + block), slice(b, b + block), None if allowed.all() else allowed
 
-# %% ../nbs/09_flash_attention.ipynb #09-025
 def tiled_forward(
     q:torch.Tensor, # queries, shape (..., tokens, head size)
     k:torch.Tensor, # keys, the same shape
@@ -149,7 +148,7 @@ def forward_traffic(
     blocks = -(-n//block)
     return ends//2 + blocks*(blocks + 1)//2 * 2*2*block*head_dim # Q and O once; K and V once for each tile
 
-# %% ../nbs/09_flash_attention.ipynb #09-053
+# %% ../nbs/09_flash_attention.ipynb #09-054
 _own_package = {'head_dim': 256, 'half': True}
 needs = dict( # flash-attn 2.8, flash-attn-3 3.0 beta, flash-attn-4 4.0 beta, torch 2.13, transformers 5.23
     flash_attention_2={**_own_package, 'package': 'flash-attn', 'oldest': '2.3.3', 'from': (8,0), 'to': (12,9),
@@ -161,7 +160,6 @@ needs = dict( # flash-attn 2.8, flash-attn-3 3.0 beta, flash-attn-4 4.0 beta, to
     sdpa={}, flex_attention={'from': (7,0), 'dropout': False}, eager={})
 _flags = dict(flash='_supports_flash_attn', flex_='_supports_flex_attn', sdpa='_supports_sdpa') # of transformers' model classes
 
-# %% ../nbs/09_flash_attention.ipynb #09-054
 def installed_packages()->dict: # distribution name to version
     "The attention packages installed here."
     found = {}
@@ -252,7 +250,7 @@ class AttentionChoice(str):
         against = ''.join(f"- not `{name}`: it {'; it '.join(why)}\n" for name,why in self.refused.items())
         return f'**{self}**: {self.reason}\n\n{against}'
 
-# %% ../nbs/09_flash_attention.ipynb #09-064
+# %% ../nbs/09_flash_attention.ipynb #09-065
 def choose_attention(
     model, # as for `attention_refusals`
     dtype:str|torch.dtype='bfloat16', # what queries, keys and values are computed in
@@ -273,7 +271,6 @@ def choose_attention(
         merit += ' On this GPU pass dtype="float16": in bfloat16 only its math backend runs, which writes them.'
     return AttentionChoice(name, merit, {n: refusals[n] for n in order[:order.index(name)]})
 
-# %% ../nbs/09_flash_attention.ipynb #09-065
 def _before_ampere(capability):
     capability = this_capability() if capability == 'here' else capability
     return capability is not None and capability < (8,0)

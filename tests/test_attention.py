@@ -80,9 +80,11 @@ def test_choice_is_the_name(tmp_path):
 def test_tiles_cover_the_mask_once(n, block):
     import torch
     from ftcook.attention import causal, tiles
-    seen = torch.zeros(n, n, dtype=torch.int)
-    for rows,columns,allowed in tiles(n, causal, block): seen[rows, columns] += 1 if allowed is None else allowed.int()
+    seen, found = torch.zeros(n, n, dtype=torch.int), list(tiles(n, causal, block))
+    for rows,columns,allowed in found: seen[rows, columns] += 1 if allowed is None else allowed.int()
     assert (seen == torch.ones(n, n, dtype=torch.int).tril()).all()
+    blocks = -(-n//block)
+    assert len(found) == blocks*(blocks + 1)//2  # the empty ones above the diagonal are left out
 
 def test_tiled_attention_of_any_length_and_large_scores():
     import torch

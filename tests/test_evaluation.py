@@ -195,12 +195,13 @@ def samples(name, values, order): return [{'doc_id': i, name: values[i]} for i i
 
 def test_forgetting_pairs_items_by_id():
     def results(acc, ll, order):
-        means = dict(quiz={'acc,none': np.mean(acc)}, text={'bits_per_byte,none': -sum(ll)/30/math.log(2)})
+        means = dict(quiz={'acc,none': np.mean(acc)}, text={'bits_per_byte,none': -sum(ll)/40/math.log(2)})
         items = dict(quiz=samples('acc', acc, order), text=samples('bits_per_byte', [(v, 10) for v in ll], order))
         return dict(results=means, samples=items)
-    out = forgetting(results([1., 1., 0.], [-10, -20, -30], [0, 1, 2]), results([1., 0., 0.], [-11, -22, -36], [2, 0, 1]))
-    assert (out['quiz']['only_a'], out['quiz']['only_b'], out['quiz']['value']) == (1, 0, -1/3)
-    assert out['text']['value'] == pytest.approx(out['text']['after'] - out['text']['before']) == pytest.approx(9/30/math.log(2))
+    before = results([1., 1., 0., 1.], [-10, -20, -30, -40], [0, 1, 2, 3])
+    out = forgetting(before, results([1., 0., 1., 0.], [-11, -22, -36, -40], [2, 0, 1, 3]))
+    assert (out['quiz']['only_a'], out['quiz']['only_b'], out['quiz']['value']) == (2, 1, -1/4)
+    assert out['text']['value'] == pytest.approx(out['text']['after'] - out['text']['before']) == pytest.approx(9/40/math.log(2))
 
 def test_forgetting_refuses_what_it_cannot_compare():
     generated = dict(results={}, samples=dict(story=samples('bleu', [1.], [0])))
