@@ -10,7 +10,7 @@ __all__ = ['parse_answer', 'json_object', 'interval', 'Score', 'exact_match', 'e
 
 # %% ../../nbs/01b_tasks.ipynb #01b-h07
 import importlib, json, math, pkgutil
-from fastcore.basics import AttrDict
+from fastcore.basics import AttrDict, patch
 from ..data.check import check_row
 
 # %% ../../nbs/01b_tasks.ipynb #01b-012
@@ -54,7 +54,8 @@ def interval(
 class Score(dict):
     "Exact match of a list of answers: `exact_match`, `low`, `high`, `n`, `fields` (share right per field) and `errors`."
     def __repr__(self):
-        return f"exact match {self['exact_match']:.2f}, 95% interval {self['low']:.2f} to {self['high']:.2f}, {self['n']} requests"
+        interval = f"95% interval {self['low']:.2f} to {self['high']:.2f}"
+        return f"exact match {self['exact_match']:.2f}, {interval}, {self['n']} requests"
 
 def exact_match(
     answers:list, # strings that the model wrote
@@ -108,32 +109,15 @@ class Task:
     def __repr__(self): return f"task {self.name!r}: {self.instruction}"
 
     @property
-    def fields(self): # names, in the schema's order
-        "The fields of an answer."
+    def fields(self):
+        "Names of an answer's fields, in the schema's order."
         return tuple(self.schema.get('properties', {}))
 
     @property
-    def rubric(self): # with the places {request}, {a} and {b}
-        "What a judge is told when it compares two answers."
+    def rubric(self):
+        "What a judge is told when it compares two answers; with the places {request}, {a} and {b}."
         *most, last = self.fields or ('values',)
         return _rubric.replace('FIELDS', f"{', '.join(most)} and {last}" if most else last)
-
-    def rows(self,
-        n:int, # how many
-        split:str='train', # 'train' or 'test'; the two must not share material
-        seed:int=0, # the same seed gives the same rows
-    )->list: # rows {'messages': [system, user, assistant]}
-        "Requests with their right answers."
-        raise NotImplementedError(f'{type(self).__name__} has no `rows`')
-
-    def incomplete_rows(self,
-        n:int, # how many
-        split:str='train', # 'train' or 'test'
-        seed:int=0, # the same seed gives the same rows
-        fields:tuple|None=None, # what may be missing; by default `request_fields`
-    )->list: # rows whose last turn asks, see `clarify`
-        "Requests that lack a field, with the question that they deserve."
-        raise NotImplementedError(f'{type(self).__name__} has no incomplete requests')
 
     def prompt(self,
         request:str, # what the user wrote
@@ -149,21 +133,6 @@ class Task:
         text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False, separators=(',', ':'))
         return dict(messages=[*self.prompt(request), dict(role='assistant', content=text)])
 
-    def score(self,
-        answers:list, # strings that the model wrote
-        rows:list, # the rows they answer
-    )->Score:
-        "How good the answers are."
-        return exact_match(answers, rows)
-
-    def reward(self,
-        completions:list, # answers: strings, or lists of messages as trl passes them
-        wanted:list, # the right answer to each
-        **kwargs, # trl passes prompts and the other columns too
-    )->list: # a number for each answer
-        "How good each answer is; a reward function for trl."
-        return partial_reward(completions, wanted, self.schema)
-
 # %% ../../nbs/01b_tasks.ipynb #01b-054
 _rubric = """You judge two answers to one request. The better answer is a JSON object with exactly the FIELDS of the request; \
 one wrong value makes an answer worse. Style and length do not count.
@@ -175,6 +144,44 @@ Answer A: {a}
 Answer B: {b}
 
 Which answer is better? Reply with one word, A, B or tie:"""
+
+# %% ../../nbs/01b_tasks.ipynb #01b-056
+@patch
+def rows(self:Task,
+    n:int, # how many
+    split:str='train', # 'train' or 'test'; the two must not share material
+    seed:int=0, # the same seed gives the same rows
+)->list: # rows {'messages': [system, user, assistant]}
+    "Requests with their right answers."
+    raise NotImplementedError(f'{type(self).__name__} has no `rows`')
+
+@patch
+def incomplete_rows(self:Task,
+    n:int, # how many
+    split:str='train', # 'train' or 'test'
+    seed:int=0, # the same seed gives the same rows
+    fields:tuple|None=None, # what may be missing; by default `request_fields`
+)->list: # rows whose last turn asks, see `clarify`
+    "Requests that lack a field, with the question that they deserve."
+    raise NotImplementedError(f'{type(self).__name__} has no incomplete requests')
+
+# %% ../../nbs/01b_tasks.ipynb #01b-058
+@patch
+def score(self:Task,
+    answers:list, # strings that the model wrote
+    rows:list, # the rows they answer
+)->Score:
+    "How good the answers are."
+    return exact_match(answers, rows)
+
+@patch
+def reward(self:Task,
+    completions:list, # answers: strings, or lists of messages as trl passes them
+    wanted:list, # the right answer to each
+    **kwargs, # trl passes prompts and the other columns too
+)->list: # a number for each answer
+    "How good each answer is; a reward function for trl."
+    return partial_reward(completions, wanted, self.schema)
 
 # %% ../../nbs/01b_tasks.ipynb #01b-072
 def clarify(
@@ -220,8 +227,9 @@ def check_task(
     found = [problem for split,rows in splits.items() for problem in _check_split(task, split, rows, n)]
     if found: return found
     train, test = ({row['messages'][-2]['content'] for row in rows} for rows in splits.values())
-    if shared := train & test: found.append(f'{len(shared)} of {len(test)} test requests stand in the training split, such as {min(shared)!r}')
-    return found
+    shared = train & test
+    if shared: return [f'{len(shared)} of {len(test)} test requests stand in the training split, such as {min(shared)!r}']
+    return []
 
 def _check_split(task, split, rows, n):
     if not rows: return [f'{split}: no rows']
@@ -230,7 +238,8 @@ def _check_split(task, split, rows, n):
         if problems := check_row(row): return [f'{split}, row {i}: {problems[0].message}']
     answers = [row['messages'][-1]['content'] for row in rows]
     for i,answer in enumerate(answers):
-        if errors := parse_answer(answer, task.schema).errors: return [f'{split}, row {i}: the wanted answer fails the schema: {errors[0]}']
+        errors = parse_answer(answer, task.schema).errors
+        if errors: return [f'{split}, row {i}: the wanted answer fails the schema: {errors[0]}']
     if task.score(answers, rows)['exact_match'] < 1: return [f'{split}: the wanted answers themselves do not score 1']
     if min(task.reward(answers, answers)) <= max(task.reward(['']*len(rows), answers)):
         return [f'{split}: an empty answer earns as much as a right one']
