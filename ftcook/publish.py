@@ -14,7 +14,7 @@ import latex2mathml.converter
 from pathlib import Path
 from fastcore.nbio import md_frontmatter, mk_cell, read_nb, write_nb
 from fastcore.xtras import working_directory
-from .runtime import Markdown, palette, parts, plot_style, repository, table, timing
+from .runtime import Markdown, course_parts, palette, plot_style, repository, table, timing
 from nbdev.config import create_output, get_config
 from nbdev.doclinks import NbdevLookup
 from nbdev.process import Processor
@@ -39,7 +39,7 @@ def sections(
     course:list|None=None, # of `Part`; by default the course's own
 )->dict: # title of a part, or Solutions or Reference: its notebooks, in reading order
     "The notebooks as the sidebar groups them."
-    nbs, course = Path(nbs), parts() if course is None else course
+    nbs, course = Path(nbs), course_parts() if course is None else course
     pages = [p for folder in ('.', 'cookbook') for p in sorted((nbs/folder).glob('*.ipynb')) if p.name[0] not in '._']
     names = {p: p.relative_to(nbs).with_suffix('').as_posix() for p in pages if p.stem != 'index'}
     found = {part.title: [p for p,name in names.items() if part.has(name)] for part in course}
@@ -64,7 +64,7 @@ def lessons_table(
     course:list|None=None, # of `Part`; by default the course's own
 )->Markdown: # a table, and a line that says where it was measured
     "Every part with its questions, every lesson with its promise and its time."
-    nbs, course = Path(nbs or repository()/'nbs'), parts() if course is None else course
+    nbs, course = Path(nbs or repository()/'nbs'), course_parts() if course is None else course
     rows = {(r['lesson'], r['profile']): r for r in measurements('lessons.csv', folder)}
     groups = sections(nbs, course)
     lessons = [(part, groups[part.title]) for part in course if groups[part.title]]

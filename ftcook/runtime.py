@@ -8,7 +8,7 @@ Docs: https://ftcook.github.io/ftcook/setup.html.md"""
 __all__ = ['libraries', 'knobs', 'model_package', 'palette', 'versions', 'quiet', 'table', 'Machine', 'attention_implementations',
            'machine', 'SettingsError', 'default_profile', 'load_settings', 'cache_folder', 'embedded_model',
            'model_path', 'chat', 'repository', 'run_folder', 'record', 'plot_style', 'Markdown', 'timing', 'Part',
-           'parts', 'find_part']
+           'course_parts', 'find_part']
 
 # %% ../nbs/00_setup.ipynb #00-009
 import configparser, csv, importlib.metadata, importlib.util, json, os, platform, shutil, sys, tempfile, warnings
@@ -290,7 +290,7 @@ class Part:
         "Is `lesson` in this part?"
         return lesson.startswith(self.lessons)
 
-def parts()->list: # of `Part`, in reading order
+def course_parts()->list: # of `Part`, in reading order
     "The parts of the course."
     import tomllib
     from importlib.resources import files
@@ -301,7 +301,7 @@ def find_part(
     name:str, # its number or its name, in capitals or not
 )->Part: # with its lessons
     "The part of the course that is called `name`."
-    known = parts()
+    known = course_parts()
     found = next((p for p in known if name.casefold() in {o.casefold() for o in (p.number, p.name, p.title) if o}), None)
     if found is None: raise ValueError(f"no part {name!r}; there are {', '.join(p.title for p in known)}")
     return found
