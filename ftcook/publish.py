@@ -87,7 +87,7 @@ def _number(path):
 def _time(paths, profile, rows):
     known = [float(rows[p.stem, profile]['seconds']) for p in paths if (p.stem, profile) in rows]
     if len(known) < len(paths): return '–'
-    return f'{sum(known):.0f} s' if sum(known) < 100 else f'{sum(known)/60:.1f} min'
+    return f'{sum(known):.0f}\N{NO-BREAK SPACE}s' if sum(known) < 100 else f'{sum(known)/60:.1f}\N{NO-BREAK SPACE}min'
 
 # %% ../nbs/publish.ipynb #publish-022
 def results(
