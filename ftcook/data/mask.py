@@ -91,15 +91,15 @@ def check_loss_mask(
     if trainer.args.packing: given = None
     _check_dropped(len(trained), given, limit)
     if empty := [i for i,row in enumerate(trained) if not row]:
-        raise LossMaskError(f'{len(empty)} of {len(trained)} rows have no token that counts, the first is row {empty[0]}: use prompt '
-                            'and completion columns, or a chat template with {% generation %} around the answers')
+        raise LossMaskError(f'{len(empty)} of {len(trained)} rows have no token that counts, the first is row {empty[0]}: '
+                            'use prompt and completion columns, or a chat template with {% generation %} around the answers')
     if counted/tokens < least_share:
         raise LossMaskError(f'only {counted/tokens:.2%} of the tokens count: shorten the prompts, '
                             f'or see whether the answers were cut off at max_length={limit}')
     stops = sum(trainer.processing_class.eos_token_id in row[-3:] for row in trained)
     if stops < len(trained) and not trainer.args.packing:
-        raise LossMaskError(f'{len(trained) - stops} of {len(trained)} rows do not end in {eos!r}, so the model does not learn to stop: '
-                            f'raise max_length (now {limit}), or put the end of turn inside {{% generation %}}')
+        raise LossMaskError(f'{len(trained) - stops} of {len(trained)} rows do not end in {eos!r}, so the model does not learn '
+                            f'to stop: raise max_length (now {limit}), or put the end of turn inside {{% generation %}}')
     return dict(rows=len(trained), tokens=tokens, share=counted/tokens, stops=stops)
 
 def _check_dropped(left, given, limit):
