@@ -23,7 +23,7 @@ flight_schema = dict(
         max_price=dict(type='integer', minimum=1), currency=dict(enum=['USD', 'EUR', 'GBP', 'SEK', 'JPY'])))
 
 # %% ../../nbs/01c_flights.ipynb #01c-041
-request_fields = ('max_price', 'date', 'destination', 'origin') # a customer may leave these out; the price brings its currency along
+request_fields = ('max_price', 'date', 'destination', 'origin') # may be left out; the price brings its currency along
 
 class Flights(Task):
     "Flight requests in plain words to JSON."
