@@ -30,8 +30,12 @@ class Flights(Task):
     name, instruction, schema = 'flights', 'Turn the flight request into JSON.', flight_schema
     request_fields = request_fields
 
-    def rows(self, n, split='train', seed=0): return flight_requests(n, split, seed)
+    def rows(self, n, split='train', seed=0):
+        "See `flight_requests`."
+        return flight_requests(n, split, seed)
+
     def incomplete_rows(self, n, split='train', seed=0, fields=None):
+        "See `incomplete_requests`."
         return incomplete_requests(n, split, seed, request_fields if fields is None else fields)
 
 task = Flights()

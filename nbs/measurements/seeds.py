@@ -20,7 +20,8 @@ def measure(settings, seed, folder):
     result = score(trainer.model, trainer.processing_class, rows, settings, task)
     return dict(seed=seed, profile=settings.profile, device=device_name(), rows=settings.train_rows,
                 train_minutes=round(minutes, 2), exact_match=round(result['exact_match'], 3),
-                low=round(result['low'], 3), high=round(result['high'], 3), requests=result['n'], date=datetime.date.today().isoformat())
+                low=round(result['low'], 3), high=round(result['high'], 3), requests=result['n'],
+                date=datetime.date.today().isoformat())
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
