@@ -23,15 +23,19 @@ flight_schema = dict(
         max_price=dict(type='integer', minimum=1), currency=dict(enum=['USD', 'EUR', 'GBP', 'SEK', 'JPY'])))
 
 # %% ../../nbs/01c_flights.ipynb #01c-041
-request_fields = ('max_price', 'date', 'destination', 'origin') # a customer may leave these out; the price brings its currency along
+request_fields = ('max_price', 'date', 'destination', 'origin') # may be left out; the price brings its currency along
 
 class Flights(Task):
     "Flight requests in plain words to JSON."
     name, instruction, schema = 'flights', 'Turn the flight request into JSON.', flight_schema
     request_fields = request_fields
 
-    def rows(self, n, split='train', seed=0): return flight_requests(n, split, seed)
+    def rows(self, n, split='train', seed=0):
+        "See `flight_requests`."
+        return flight_requests(n, split, seed)
+
     def incomplete_rows(self, n, split='train', seed=0, fields=None):
+        "See `incomplete_requests`."
         return incomplete_requests(n, split, seed, request_fields if fields is None else fields)
 
 task = Flights()

@@ -1,4 +1,7 @@
-"""Train the flight task with several seeds and keep each run's score: python nbs/measurements/seeds.py [--profile cpu] [--seeds 0 1]"""
+"""Train the flight task with several seeds and keep each run's score.
+
+python nbs/measurements/seeds.py [--profile cpu] [--seeds 0 1]
+"""
 import argparse, datetime, tempfile, time
 from pathlib import Path
 from ftcook.cli import device_name, merge_rows
@@ -13,9 +16,12 @@ def measure(settings, seed, folder):
     start = time.perf_counter()
     trainer = train_task(task, settings, folder, seed=seed)
     minutes = (time.perf_counter() - start)/60
-    result = score(trainer.model, trainer.processing_class, task.rows(settings.test_rows, 'test', settings.seed), settings, task)
-    return dict(seed=seed, profile=settings.profile, device=device_name(), rows=settings.train_rows, train_minutes=round(minutes, 2), exact_match=round(result['exact_match'], 3),
-        low=round(result['low'], 3), high=round(result['high'], 3), requests=result['n'], date=datetime.date.today().isoformat())
+    rows = task.rows(settings.test_rows, 'test', settings.seed)
+    result = score(trainer.model, trainer.processing_class, rows, settings, task)
+    return dict(seed=seed, profile=settings.profile, device=device_name(), rows=settings.train_rows,
+                train_minutes=round(minutes, 2), exact_match=round(result['exact_match'], 3),
+                low=round(result['low'], 3), high=round(result['high'], 3), requests=result['n'],
+                date=datetime.date.today().isoformat())
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
