@@ -224,6 +224,7 @@ def _gate(args):
     print(result)
     return result.exit_code
 
+# %% ../nbs/command_line.ipynb #command-017a
 def _amount(text):
     factor = dict(k=1e3, m=1e6, b=1e9).get(text[-1:].lower())
     try: return float(text[:-1] if factor else text)*(factor or 1)
