@@ -1,1 +1,2 @@
-"""Tasks: rows, schema, prompt, score and reward of what a model is to learn, one module each."""
+"""Tasks: rows, prompt, schema, score, reward and rubric of what a model is to learn, one module each. A face of `ftcook.tasks.base`."""
+from .base import *

@@ -1,21 +1,27 @@
-"""Train the flight task with several seeds and keep each run's score: python nbs/measurements/seeds.py [--profile cpu] [--seeds 0 1]"""
+"""Train the flight task with several seeds and keep each run's score.
+
+python nbs/measurements/seeds.py [--profile cpu] [--seeds 0 1]
+"""
 import argparse, datetime, tempfile, time
 from pathlib import Path
 from ftcook.cli import device_name, merge_rows
-from ftcook.tasks.flights import flight_requests
 from ftcook.runtime import load_settings
+from ftcook.tasks.flights import task
 
 here = Path(__file__).parent
 
 def measure(settings, seed, folder):
     "One training run and its held-out score, as a row of seeds.csv."
-    from ftcook.sft import score, train_flights
+    from ftcook.sft import score, train_task
     start = time.perf_counter()
-    trainer = train_flights(settings, folder, seed=seed)
+    trainer = train_task(task, settings, folder, seed=seed)
     minutes = (time.perf_counter() - start)/60
-    result = score(trainer.model, trainer.processing_class, flight_requests(settings.test_rows, 'test', settings.seed), settings)
-    return dict(seed=seed, profile=settings.profile, device=device_name(), rows=settings.train_rows, train_minutes=round(minutes, 2), exact_match=round(result['exact_match'], 3),
-        low=round(result['low'], 3), high=round(result['high'], 3), requests=result['n'], date=datetime.date.today().isoformat())
+    rows = task.rows(settings.test_rows, 'test', settings.seed)
+    result = score(trainer.model, trainer.processing_class, rows, settings, task)
+    return dict(seed=seed, profile=settings.profile, device=device_name(), rows=settings.train_rows,
+                train_minutes=round(minutes, 2), exact_match=round(result['exact_match'], 3),
+                low=round(result['low'], 3), high=round(result['high'], 3), requests=result['n'],
+                date=datetime.date.today().isoformat())
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
