@@ -10,7 +10,8 @@ def make(path, megabytes, row_bytes, broken):
     "A JSONL file of about `megabytes` (10**6 bytes), its rows around `row_bytes` long."
     rng = random.Random(0)
     words = [''.join(rng.choices('abcdefghijklmnopqrstuvwxyzéß', k=rng.randint(2, 9))) for _ in range(3000)]
-    def text(n): return ' '.join(rng.choices(words, k=max(1, rng.randint(n//2, n*3//2)))) + rng.choice(['.', ': "yes"', '\n* {"a": 1}'])
+    def text(n):
+        return ' '.join(rng.choices(words, k=max(1, rng.randint(n//2, n*3//2)))) + rng.choice(['.', ': "yes"', '\n* {"a": 1}'])
     n = max(1, (row_bytes - 150)//15)
     def row(i):
         messages = [('system', text(5)), ('user', text(n)), ('user' if broken and i % 3 == 0 else 'assistant', text(n))]
@@ -27,8 +28,10 @@ def check(path, fix):
     report = check_file(path, fix=fix)
     cpu = time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
-    return dict(megabytes=round(report.bytes/1e6, 1), rows=report.rows, rejected=report.rejected, seconds=round(report.seconds, 2),
-                megabytes_per_s=round(report.bytes/1e6/report.seconds, 1), megabytes_per_cpu_s=round(report.bytes/1e6/cpu, 1), peak_mib=round(peak, 1))
+    megabytes = report.bytes/1e6
+    return dict(megabytes=round(megabytes, 1), rows=report.rows, rejected=report.rejected, seconds=round(report.seconds, 2),
+                megabytes_per_s=round(megabytes/report.seconds, 1), megabytes_per_cpu_s=round(megabytes/cpu, 1),
+                peak_mib=round(peak, 1))
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -40,7 +43,9 @@ def main():
     args = p.parse_args()
     if args.step:
         name, path = args.step
-        return make(path, args.megabytes, args.row_bytes, args.broken) if name == 'make' else print(json.dumps(check(path, f'{path}.clean' if args.fix else None)))
+        if name == 'make': make(path, args.megabytes, args.row_bytes, args.broken)
+        else: print(json.dumps(check(path, fix=f'{path}.clean' if args.fix else None)))
+        return
     with tempfile.TemporaryDirectory() as folder: # this process stays small, since a child's peak starts at its parent's
         for name in ('make', 'check'): subprocess.run([sys.executable, *sys.argv, '--step', name, Path(folder)/'data.jsonl'], check=True)
 

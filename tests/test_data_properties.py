@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from hypothesis import HealthCheck, given, settings, strategies as st
 from ftcook.data import FormatError, check_file, check_row, detect_format, from_messages, read_rows, to_messages, to_prompt_completion
-from ftcook.data import _check_order, _decode_strictly, _well_ordered
+from ftcook.data.check import _check_order, _decode_strictly, _well_ordered
 
 many = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 

@@ -1,5 +1,8 @@
 """Training data: check, clean, split, and see what the loss counts. A face: each part has a lesson and a module of its own."""
-from .check import *
-from .clean import *
-from .splits import *
-from .mask import *
+from . import check, clean, mask, splits
+from .check import *  # noqa: F403
+from .clean import *  # noqa: F403
+from .mask import *  # noqa: F403
+from .splits import *  # noqa: F403
+
+__all__ = check.__all__ + clean.__all__ + splits.__all__ + mask.__all__

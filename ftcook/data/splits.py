@@ -12,9 +12,11 @@ import hashlib, json, tempfile
 from collections import defaultdict
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 from .check import sync_folder
 from .clean import join_groups, matches, row_text
 from ..runtime import table
+if TYPE_CHECKING: from datasets import DatasetDict
 
 # %% ../../nbs/01e_data_splits.ipynb #01-199
 def fingerprint(
@@ -25,6 +27,7 @@ def fingerprint(
 
 # %% ../../nbs/01e_data_splits.ipynb #01-199b
 def _take(units, size, sides, name, contiguous):
+    "Give `name` units of `size` rows in all; returns the units that are left."
     rest = []
     for k,unit in enumerate(units):
         if len(unit) <= size:
@@ -35,6 +38,7 @@ def _take(units, size, sides, name, contiguous):
     return rest
 
 def _sides(rows, groups, values, by, sizes, seed):
+    "For each row the name of its split."
     units = defaultdict(list)
     for i,g in enumerate(groups): units[g].append(i)
     def position(unit): return min(fingerprint([seed, rows[i]]) for i in unit)
@@ -45,12 +49,24 @@ def _sides(rows, groups, values, by, sizes, seed):
     sides = ['train']*len(rows)
     for stratum in strata.values():
         n = sum(map(len, stratum))
-        for name,size in sizes.items(): stratum = _take(stratum, round(size*n if size < 1 else size*n/len(rows)), sides, name, by == 'time')
+        for name,size in sizes.items():
+            wanted = size*n if size < 1 else size*n/len(rows)
+            stratum = _take(stratum, round(wanted), sides, name, by == 'time')
     if empty := [name for name,size in sizes.items() if size and name not in sides]:
-        raise ValueError(f"no rows for {' and '.join(empty)}: ask for more, or loosen the groups (the largest has {max(map(len, units.values()), default=0)} of {len(rows)} rows)")
+        largest = max(map(len, units.values()), default=0)
+        raise ValueError(f"no rows for {' and '.join(empty)}: ask for more, or loosen the groups "
+                         f'(the largest has {largest} of {len(rows)} rows)')
     return sides
 
 # %% ../../nbs/01e_data_splits.ipynb #01-199c
+_ways = ('random', 'stratified', 'source', 'time')
+
+def _check_options(rows, by, key):
+    if by not in _ways: raise ValueError(f"by is {by!r}; use {', '.join(map(repr, _ways[:-1]))} or {_ways[-1]!r}")
+    if by != 'random' and key is None: raise ValueError(f'by={by!r} needs `key`, the name of the field to split by')
+    lack = [i for i,r in enumerate(rows) if key and r.get(key) is None]
+    if lack: raise ValueError(f'{len(lack)} rows have no {key!r}, the first is row {lack[0]}; fill it in or drop them')
+
 def split(
     rows:list, # dicts
     test:float=.1, # share of the rows, or their number
@@ -63,13 +79,14 @@ def split(
     "Divide rows into splits that share no group."
     from datasets import Dataset, DatasetDict
     rows = list(rows)
-    if by not in ('random', 'stratified', 'source', 'time'): raise ValueError(f"by is {by!r}; use 'random', 'stratified', 'source' or 'time'")
-    if by != 'random' and key is None: raise ValueError(f'by={by!r} needs `key`, the name of the field to split by')
-    if key and (lack := [i for i,r in enumerate(rows) if r.get(key) is None]): raise ValueError(f'{len(lack)} rows have no {key!r}, the first is row {lack[0]}; fill it in or drop them')
+    _check_options(rows, by, key)
     values = [r[key] for r in rows] if key else [None]*len(rows)
-    labels = [groups if groups is not None else range(len(rows))] + ([values] if by == 'source' else [])
-    sides = _sides(rows, join_groups(*labels) if rows else [], values, by, dict(test=test, validation=validation), seed)
-    return DatasetDict({name: Dataset.from_list([r for r,s in zip(rows, sides) if s == name]) for name in ('train', 'validation', 'test') if name in sides})
+    labels = [groups if groups is not None else range(len(rows))]
+    if by == 'source': labels.append(values)
+    together = join_groups(*labels) if rows else []
+    sides = _sides(rows, together, values, by, dict(test=test, validation=validation), seed)
+    def part(name): return Dataset.from_list([r for r,side in zip(rows, sides) if side == name])
+    return DatasetDict({name: part(name) for name in ('train', 'validation', 'test') if name in sides})
 
 # %% ../../nbs/01e_data_splits.ipynb #01-207
 def leakage(
@@ -79,11 +96,14 @@ def leakage(
 )->list: # dicts with `test`, `train` (places of rows) and `similarity`, most similar first
     "Test rows whose prompt has a near copy in training."
     found = matches([row_text(r, 'user') for r in test], [row_text(r, 'user') for r in train], threshold)
-    return sorted((dict(test=i, train=m[0][0], similarity=round(m[0][1], 3)) for i,m in enumerate(found) if m), key=lambda o: -o['similarity'])
+    leaks = [dict(test=i, train=m[0][0], similarity=round(m[0][1], 3)) for i,m in enumerate(found) if m]
+    return sorted(leaks, key=lambda o: -o['similarity'])
 
 # %% ../../nbs/01e_data_splits.ipynb #01-218
 class DataError(ValueError):
     "A data set on disk that is not what its card says."
+
+def _sha256(data): return hashlib.sha256(data).hexdigest()
 
 def write_splits(
     splits:'DatasetDict', # from `split`
@@ -96,39 +116,55 @@ def write_splits(
     **more, # further facts for the card
 )->Path: # the folder, <name>-<first 12 digits of the hash>
     "Write each split as JSONL with a data card, all at once or not at all."
-    lines = {split: [json.dumps(row, ensure_ascii=False) for row in rows] for split,rows in splits.items()}
-    content = {split: ('\n'.join(o) + '\n').encode() for split,o in lines.items()}
-    parts = {split: dict(file=f'{split}.jsonl', rows=len(lines[split]), bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) for split,data in content.items()}
-    card = dict(name=name, sha256=fingerprint({split: o['sha256'] for split,o in parts.items()}), created=datetime.now(timezone.utc).date().isoformat(),
+    content = {side: ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows).encode() for side,rows in splits.items()}
+    parts = {side: dict(file=f'{side}.jsonl', rows=len(splits[side]), bytes=len(data), sha256=_sha256(data))
+             for side,data in content.items()}
+    whole = fingerprint({side: o['sha256'] for side,o in parts.items()})
+    card = dict(name=name, sha256=whole, created=datetime.now(timezone.utc).date().isoformat(),
                 origin=origin, licence=licence, credit=credit, filters=filters or {}, splits=parts, **more)
-    target = Path(folder)/f"{name}-{card['sha256'][:12]}"
-    if target.exists():
-        read_card(target)
-        return target
+    target = Path(folder)/f'{name}-{whole[:12]}'
+    if target.exists(): read_card(target)
+    else: _write_folder(target, card, content)
+    return target
+
+def _write_folder(target, card, content):
+    "Fill a hidden folder and rename it, so that `target` is whole whenever it exists."
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='.writing-', dir=target.parent) as work:
         work = Path(work)/target.name
         work.mkdir()
-        for split,data in content.items(): (work/parts[split]['file']).write_bytes(data)
+        for side,data in content.items(): (work/card['splits'][side]['file']).write_bytes(data)
         (work/'card.json').write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding='utf-8')
         (work/'README.md').write_text(card_markdown(card), encoding='utf-8')
         work.rename(target)
     sync_folder(target.parent)
-    return target
 
 # %% ../../nbs/01e_data_splits.ipynb #01-219
+_card_head = '''---
+license: {licence}
+configs:
+- config_name: default
+  data_files:
+{files}
+---
+'''
+
 def card_markdown(
     card:dict, # from `write_splits` or `read_card`
 )->str: # markdown with the hub's YAML header
     "The data card for people."
-    files = '\n'.join(f"  - split: {name}\n    path: {o['file']}" for name,o in card['splits'].items())
-    parts = table([('split', 'rows', 'bytes', 'SHA-256'), *((name, o['rows'], o['bytes'], f"`{o['sha256']}`") for name,o in card['splits'].items())])
-    known = ('name', 'sha256', 'created', 'origin', 'licence', 'credit', 'filters', 'splits')
-    facts = [('created', card['created']), ('origin', card['origin']), ('licence', card['licence']), ('credit', card['credit']),
-             *((f'rejected by {k}', n) for k,n in card['filters'].items()), *((k, v) for k,v in card.items() if k not in known)]
-    return (f"---\nlicense: {card['licence'].lower()}\nconfigs:\n- config_name: default\n  data_files:\n{files}\n---\n\n# {card['name']}\n\n"
-            f"SHA-256 of the whole: `{card['sha256']}`\n\n{parts}\n\n{table([('fact', ''), *facts])}\n")
+    splits = card['splits'].items()
+    files = '\n'.join(f"  - split: {side}\n    path: {o['file']}" for side,o in splits)
+    head = _card_head.format(licence=card['licence'].lower(), files=files)
+    rows = [(side, o['rows'], o['bytes'], f"`{o['sha256']}`") for side,o in splits]
+    parts = table([('split', 'rows', 'bytes', 'SHA-256'), *rows])
+    facts = [(k, card[k]) for k in ('created', 'origin', 'licence', 'credit')]
+    facts += [(f'rejected by {k}', n) for k,n in card['filters'].items()]
+    shown = ('name', 'sha256', 'created', 'origin', 'licence', 'credit', 'filters', 'splits')
+    facts += [(k, v) for k,v in card.items() if k not in shown]
+    return f"{head}\n# {card['name']}\n\nSHA-256 of the whole: `{card['sha256']}`\n\n{parts}\n\n{table([('fact', ''), *facts])}\n"
 
+# %% ../../nbs/01e_data_splits.ipynb #01e-a12
 def read_card(
     folder:str|Path, # written by `write_splits`
 )->dict: # the card, after the files were checked against it
@@ -139,7 +175,9 @@ def read_card(
     for o in card['splits'].values():
         file = path.parent/o['file']
         if not file.exists(): raise DataError(f'{file}: missing; the card {path} lists it')
-        if hashlib.sha256(file.read_bytes()).hexdigest() != o['sha256']: raise DataError(f'{file}: the content changed since the card was written; restore the file, or remove the folder and write the data again')
+        if _sha256(file.read_bytes()) != o['sha256']:
+            raise DataError(f'{file}: the content changed since the card was written; '
+                            'restore the file, or remove the folder and write the data again')
     return card
 
 def load_splits(
@@ -147,5 +185,6 @@ def load_splits(
 )->'DatasetDict': # the splits
     "Load splits whose content is what their card says."
     from datasets import Dataset, DatasetDict
-    def rows(o): return [json.loads(line) for line in (Path(folder)/o['file']).read_bytes().decode().splitlines() if line]
-    return DatasetDict({name: Dataset.from_list(rows(o)) for name,o in read_card(folder)['splits'].items()})
+    def rows(o):
+        with (Path(folder)/o['file']).open(encoding='utf-8', newline='\n') as f: return [json.loads(line) for line in f]
+    return DatasetDict({side: Dataset.from_list(rows(o)) for side,o in read_card(folder)['splits'].items()})
