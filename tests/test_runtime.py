@@ -76,7 +76,8 @@ def test_record_keeps_the_other_lessons(monkeypatch, tmp_path):
     runtime.record('a', x=1)
     runtime.record('b', x=2)
     runtime.record('a', x=3)
-    assert json.loads((tmp_path/'metrics.json').read_text()) == dict(a=dict(x=3), b=dict(x=2))
+    kept = {p.name: json.loads(p.read_text()) for p in (tmp_path/'metrics').iterdir()}
+    assert kept == {'a.json': dict(x=3), 'b.json': dict(x=2)}
 
 def test_import_is_light():
     code = 'import sys, ftcook, ftcook.runtime, ftcook.cli, ftcook.data; print([m for m in ("torch", "transformers", "datasets", "matplotlib", "spacy") if m in sys.modules])'
