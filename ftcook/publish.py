@@ -264,7 +264,7 @@ def api(
 def _offers(package, name):
     tree = ast.parse(package.joinpath(*name.split('.')).with_suffix('.py').read_text(encoding='utf-8'))
     links, module = NbdevLookup(), f'{package.name}.{name}'
-    public = [o for o in tree.body if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and o.name[0] != '_']
+    public = [o for o in tree.body if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and o.name[0] != '_' and not _is_method(o)]
     def line(node):
         call, said = _signature(node), (ast.get_docstring(node) or '').partition('\n')[0]
         page = links.doc(f'{module}.{node.name}')
@@ -272,6 +272,9 @@ def _offers(package, name):
         return ' '.join(filter(None, [f'- {name}', call and f'`{call}`', f'<br>{said}']))
     promise = (ast.get_docstring(tree) or '').partition('\n\n')[0]
     return '\n\n'.join([f'## {module}', promise, '\n'.join(map(line, public))])
+
+def _is_method(node):
+    return any(getattr(getattr(o, 'func', o), 'id', '') in ('patch', 'patch_to') for o in node.decorator_list)
 
 def _signature(node):
     "The arguments of a function or a class, with their defaults and without their types."

@@ -30,7 +30,9 @@ def faults(name, rows, said):
     found += [f'{name}: two rows for {k}' for k in {k for k in keys if keys.count(k) > 1}]
     for column,form in dict(versions=r'\S+-\d\S*( \S+-(\d\S*|None))*', date=r'20\d\d-\d\d-\d\d').items():
         if column in said['without']: found += [f'{name}: has {column} after all'] if column in columns else []
-        else: found += [f'{name}, row {i}: {column} {r.get(column)!r}' for i,r in enumerate(rows, 2) if not re.fullmatch(form, r.get(column) or '')]
+        else:
+            values = [r.get(column) or '' for r in rows]
+            found += [f'{name}, row {i}: {column} {v!r}' for i,v in enumerate(values, 2) if not re.fullmatch(form, v)]
     return found
 
 said = documented((folder/'README.md').read_text())
@@ -44,7 +46,7 @@ def test_a_table_is_what_the_readme_says(name):
     assert not (found := faults(name, rows, said[name])), '\n'.join(found)
 
 def test_faults_are_seen():
-    text = '### `a.csv`\n\nWhat. Key: `x`.\n\n| column | unit | meaning |\n|---|---|---|\n| `x`, `y` | | |\n| `versions`, `date` | | |\n'
+    text = '### `a.csv`\n\nWhat. Key: `x`.\n\n| column | unit |\n|---|---|\n| `x`, `y` | | |\n| `versions`, `date` | |'
     said = documented(text)['a.csv']
     good = dict(x='1', y='2', versions='torch-2.1', date='2026-01-02')
     assert faults('a.csv', [good], said) == []
