@@ -67,7 +67,7 @@ def test_imports_are_seen_wherever_they_stand(tmp_path):
     files = {
         '__init__': '',
         'a': head.format('00_a') + 'x = 1\n',
-        'sub/b': head.format('01_b') + 'from ..a import x\n',
+        'sub/b': head.format('01_b') + 'from ..a import x\nimport p.sub\n',
         'c': head.format('02_c') + 'import os, p.a\ndef f():\n    from p.sub import b\n    from p.sub.b import x\n',
         'sub/__init__': 'from .b import x\n',
         '_modidx': 'from .c import f\n',
