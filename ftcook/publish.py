@@ -202,7 +202,8 @@ def _module(path, package, paths):
     lines = [l for l in text.splitlines() if l.strip() and not l.startswith('# %%')]
     asked = [name for node in ast.walk(ast.parse(text)) for name in _imported(node, path, package)]
     imports = {name if name in paths else name.rpartition('.')[0] for name in asked}
-    own = {_dotted(p.relative_to(package)) for p in (path, *path.parents) if p.is_relative_to(package)} # its packages, too
+    parts = _dotted(path.relative_to(package)).split('.')
+    own = {'.'.join(parts[:n]) for n in range(len(parts) + 1)} # the module and the packages that it is in
     return dict(notebook=notebook[1] if notebook else '', lines=len(lines), imports=list(imports - own))
 
 def _imported(node, path, package):
