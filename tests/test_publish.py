@@ -71,12 +71,13 @@ def test_imports_are_seen_wherever_they_stand(tmp_path):
         'c': head.format('02_c') + 'import os, p.a\ndef f():\n    from p.sub import b\n    from p.sub.b import x\n',
         'sub/__init__': 'from .b import x\n',
         '_modidx': 'from .c import f\n',
-        'd': head.format('z') + 'from .sub import x\n'}
+        'd': head.format('z') + 'from .sub import x\n',
+        'e': head.format('y') + 'from .d import x\n'}
     for name,text in files.items(): (package/f'{name}.py').write_text(text)
     seen = modules(package)
-    assert list(seen) == ['a', 'sub.b', 'sub', 'c', 'd']
+    assert list(seen) == ['a', 'sub.b', 'sub', 'c', 'd', 'e']
     imports = {name: m['imports'] for name,m in seen.items()}
-    assert imports == {'a': [], 'sub.b': ['a'], 'sub': ['sub.b'], 'c': ['a', 'sub.b'], 'd': ['sub']}
+    assert imports == {'a': [], 'sub.b': ['a'], 'sub': ['sub.b'], 'c': ['a', 'sub.b'], 'd': ['sub'], 'e': ['d']}
     assert seen['sub']['notebook'] == '' and seen['c']['lines'] == 5
 
 def test_house_has_a_line_for_each_module():
