@@ -269,7 +269,7 @@ def api(
 def _offers(package, name):
     tree = ast.parse(package.joinpath(*name.split('.')).with_suffix('.py').read_text(encoding='utf-8'))
     links, module = NbdevLookup(), f'{package.name}.{name}'
-    public = [o for o in tree.body if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and o.name[0] != '_' and not _is_method(o)]
+    public = [o for o in tree.body if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and o.name[0] != '_' and not _is_entry(o)]
     def line(node):
         call, said = _signature(node), (ast.get_docstring(node) or '').partition('\n')[0]
         page = links.doc(f'{module}.{node.name}')
@@ -278,8 +278,10 @@ def _offers(package, name):
     promise = (ast.get_docstring(tree) or '').partition('\n\n')[0]
     return '\n\n'.join([f'## {module}', promise, '\n'.join(map(line, public))])
 
-def _is_method(node):
-    return any(getattr(getattr(o, 'func', o), 'id', '') in ('patch', 'patch_to') for o in node.decorator_list)
+def _is_entry(node):
+    "Is a function a method of a class, or an entry of a table that its decorator keeps?"
+    patched = any(getattr(getattr(o, 'func', o), 'id', '') in ('patch', 'patch_to') for o in node.decorator_list)
+    return patched or bool(node.decorator_list) and not ast.get_docstring(node)
 
 def _signature(node):
     "The arguments of a function or a class, with their defaults and without their types."
