@@ -281,7 +281,7 @@ def _offers(package, name):
 def _is_entry(node):
     "Is a function a method of a class, or an entry of a table that its decorator keeps?"
     patched = any(getattr(getattr(o, 'func', o), 'id', '') in ('patch', 'patch_to') for o in node.decorator_list)
-    return patched or bool(node.decorator_list) and not ast.get_docstring(node)
+    return patched or isinstance(node, ast.FunctionDef) and bool(node.decorator_list) and not ast.get_docstring(node)
 
 def _signature(node):
     "The arguments of a function or a class, with their defaults and without their types."

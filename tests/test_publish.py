@@ -89,8 +89,9 @@ def test_api_lists_every_public_function_and_class_with_a_link():
     text = api(root/'ftcook')
     for name in (n for n,m in found.items() if m['notebook']):
         tree = ast.parse(root.joinpath('ftcook', *name.split('.')).with_suffix('.py').read_text())
-        public = [o.name for o in tree.body if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and o.name[0] != '_'
-                  and not ast.unparse(o).startswith('@patch') and (ast.get_docstring(o) or not o.decorator_list)]
+        defined = [o for o in tree.body if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and o.name[0] != '_']
+        entries = [o for o in defined if isinstance(o, ast.FunctionDef) and o.decorator_list and not ast.get_docstring(o)]
+        public = [o.name for o in defined if o not in entries and not ast.unparse(o).startswith('@patch')]
         section = re.search(rf'^## ftcook\.{re.escape(name)}$(.*?)(?=^## |\Z)', text, re.M | re.S)[1]
         assert re.findall(r'^- \[`(\w+)`\]\(https://\S+\)', section, re.M) == public, name
     assert '`(profile=\'\', path=None)` <br>Read and check settings.ini.' in text
