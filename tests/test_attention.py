@@ -1,5 +1,5 @@
 """The measuring script survives jobs that fail, hang or take their process with them."""
-import csv, sys
+import sys
 import pytest
 from conftest import root
 
@@ -14,13 +14,13 @@ def process(code): return [sys.executable, '-c', code]
 def measured(bench, code, part='limits', **kwargs):
     "What `run` keeps and leaves of two jobs when its process runs `code`."
     kept, todo = [], [dict(implementation='eager', case='first'), dict(implementation='eager', case='second')]
-    if part == 'kernels': todo = [dict(implementation='eager', head_dim=64, seq_len=n, tokens=1024, hidden=128) for n in (128, 256)]
     left = bench.run(part, todo, 'cpu', kept.extend, **(dict(seconds=20, command=process(code)) | kwargs))
     return kept, left
 
 def test_a_lost_process_costs_one_job(bench):
-    kept, left = measured(bench, 'raise SystemExit("CUDA error: an illegal memory access was encountered")')
-    assert [(r['case'], r['status']) for r in kept] == [(c, 'CUDA error: an illegal memory access was encountered') for c in ('first', 'second')] and not left
+    said = 'CUDA error: an illegal memory access was encountered'
+    kept, left = measured(bench, f'raise SystemExit({said!r})')
+    assert [(r['case'], r['status']) for r in kept] == [('first', said), ('second', said)] and not left
 
 def test_a_job_that_hangs_is_ended(bench):
     kept, left = measured(bench, 'import time; time.sleep(60)', limit=.2, seconds=3)
@@ -50,8 +50,13 @@ def refusals(*args, **kwargs):
 
 def test_model_may_be_named_or_given():
     from transformers import AutoConfig, AutoModelForCausalLM
-    config = AutoConfig.for_model('llama', num_hidden_layers=1, hidden_size=64, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1, vocab_size=32)
-    assert refusals('Mistral-7B') == refusals(config) == refusals(AutoModelForCausalLM.from_config(config)) == refusals('embedded')
+    def small(**kwargs):
+        return AutoConfig.for_model('llama', num_hidden_layers=1, hidden_size=64, intermediate_size=64, num_attention_heads=2,
+                                    num_key_value_heads=1, vocab_size=32, **kwargs)
+    config, wide = small(), small(head_dim=320)
+    assert refusals('Mistral-7B') == refusals(config) == refusals('embedded')
+    assert refusals(config) == refusals(AutoModelForCausalLM.from_config(config))
+    assert refusals(wide) == refusals(AutoModelForCausalLM.from_config(wide)) != refusals(config)
 
 def test_one_reason_for_each_fault():
     from transformers import AutoConfig
@@ -75,9 +80,11 @@ def test_choice_is_the_name(tmp_path):
 def test_tiles_cover_the_mask_once(n, block):
     import torch
     from ftcook.attention import causal, tiles
-    seen = torch.zeros(n, n, dtype=torch.int)
-    for rows,columns,allowed in tiles(n, causal, block): seen[rows, columns] += 1 if allowed is None else allowed.int()
+    seen, found = torch.zeros(n, n, dtype=torch.int), list(tiles(n, causal, block))
+    for rows,columns,allowed in found: seen[rows, columns] += 1 if allowed is None else allowed.int()
     assert (seen == torch.ones(n, n, dtype=torch.int).tril()).all()
+    blocks = -(-n//block)
+    assert len(found) == blocks*(blocks + 1)//2  # the empty ones above the diagonal are left out
 
 def test_tiled_attention_of_any_length_and_large_scores():
     import torch
@@ -86,5 +93,7 @@ def test_tiled_attention_of_any_length_and_large_scores():
     for n in (1, 5, 64, 97):
         q, k, v = (torch.randn(2, n, 16, dtype=torch.float64, requires_grad=True) for _ in range(3))
         for scale in (1, 300):
-            a, b = (torch.autograd.grad(f(q*scale, k, v, causal).pow(2).sum(), (q, k, v)) for f in (standard_attention, tiled_attention))
+            def gradients(attend, q=q, k=k, v=v, scale=scale):
+                return torch.autograd.grad(attend(q*scale, k, v, causal).pow(2).sum(), (q, k, v))
+            a, b = gradients(standard_attention), gradients(tiled_attention)
             assert max(((x - y).norm()/(1 + x.norm())).item() for x,y in zip(a, b)) < 1e-10

@@ -1,7 +1,64 @@
-"""The measuring script keeps its rows in order, and a method that fails leaves a row that says why."""
-import sys
-import pytest
+"""What lesson 08 computes: groups, memory and recommendations; and the measuring script, whose failures leave a row."""
+import csv, sys
+import pytest, torch
 from conftest import root
+from ftcook.methods import (Rental, approach_rules, frozen_bytes, group_advantages, peft_config_for, recommend, rentals,
+                            training_gib, weight_rules)
+
+def test_advantages_compare_the_answers_to_one_prompt():
+    "Two prompts, three answers each, side by side: a mixed-up grouping would compare answers to different prompts."
+    found = group_advantages([0, 1, 2, 10, 10, 10], 3)
+    assert found.shape == (2, 3) and torch.allclose(found[0], torch.tensor([-1., 0, 1]), atol=1e-3)
+    assert not found[1].any()
+    assert torch.allclose(group_advantages([0, 1, 2, 10, 12, 14], 3)[1], found[0], atol=1e-3)
+    with pytest.raises(RuntimeError): group_advantages([1, 2, 3], 2)
+
+@pytest.mark.parametrize('method, gpus, gib', [('full', 1, 16), ('full', 4, 4), ('lora', 1, 2 + .16), ('lora', 2, 1 + .08)])
+def test_memory_of_2_to_the_30_weights(method, gpus, gib):
+    "16 bytes for each trained weight, 2 for a frozen one; several GPUs share them, but each needs its own step."
+    assert training_gib(method, 2**30, share=.01, step_gib=0, gpus=gpus) == pytest.approx(gib)
+    assert training_gib(method, 2**30, share=.01, step_gib=3, gpus=gpus) == pytest.approx(gib + 3)
+
+def test_qlora_stores_half_a_byte_and_a_little():
+    assert frozen_bytes['qlora'] == pytest.approx(4.127/8, abs=1e-4)
+    assert training_gib('qlora', 2**30, share=0, step_gib=0) == frozen_bytes['qlora']
+
+def test_rental_prices_are_those_of_the_table():
+    "The middle one of the offers on demand, whatever the order of the rows."
+    with (root/'ftcook'/'assets'/'gpu_prices.csv').open() as f: table = list(csv.DictReader(f))
+    for rental in rentals():
+        prices = sorted(float(r['usd_high']) for r in table if (r['gpu'], r['kind']) == (rental.gpu, 'on-demand'))
+        assert rental.usd == prices[(len(prices) - 1)//2]
+        row = next(r for r in table if r['gpu'] == rental.gpu and f"{r['provider']}, {r['date']}" == rental.source)
+        assert float(row['usd_high']) == rental.usd and float(row['memory_gb']) == rental.memory_gb
+
+@pytest.fixture
+def prices(monkeypatch):
+    offers = Rental('small', 20, 1., 'here'), Rental('large', 80, 3., 'there')
+    monkeypatch.setattr('ftcook.methods.rentals', lambda: offers)
+
+@pytest.mark.parametrize('case, answer, said', [
+    (dict(budget_usd=20), 'SFT: QLoRA on a rented small', '20 hours of a rented small cost 20 USD (here)'),
+    (dict(budget_usd=19), 'SFT: a smaller model, or more memory', 'does not rent one'),
+    (dict(budget_usd=60, billions=30.), 'SFT: LoRA on a rented large', '20 hours of a rented large cost 60 USD (there)'),
+    (dict(budget_usd=119, lora_falls_short=True), 'SFT: QLoRA on a rented small', 'All weights were asked for'),
+    (dict(budget_usd=120, lora_falls_short=True), 'SFT: full fine-tuning on 2 × large', '2 × large cost 120 USD (there)')])
+def test_what_a_budget_rents(prices, case, answer, said):
+    found = recommend('task', examples=800, **case)
+    assert str(found) == answer and said in ' '.join(found.reasons)
+
+def test_the_last_rule_always_holds():
+    assert approach_rules[-1].holds({}) and weight_rules[-1].holds({})
+
+def test_what_each_method_trains():
+    from types import SimpleNamespace
+    settings = SimpleNamespace(rank=8, alpha_over_rank=2)
+    assert peft_config_for('full', settings) is None
+    lora, ada = peft_config_for('qlora', settings), peft_config_for('adalora', settings, steps=40)
+    assert (lora.r, lora.lora_alpha) == (8, 16) and (ada.init_r, ada.target_r, ada.total_step, ada.tfinal) == (12, 8, 40, 20)
+    with pytest.raises(ValueError, match='use one of full, lora, qlora, ia3, adalora'): peft_config_for('dora', settings)
+
+# --- the measuring script
 
 @pytest.fixture
 def methods(monkeypatch):
@@ -18,7 +75,8 @@ def process(code): return [sys.executable, '-c', code]
 
 def test_failure_leaves_a_row(methods, settings):
     row = methods.apart('full', settings, process('raise MemoryError("no room for the optimizer")'))
-    assert row['error'] == 'MemoryError: no room for the optimizer' and row['method'] == 'full' and row['profile'] == 'cpu' and 'torch-' in row['versions']
+    assert row['error'] == 'MemoryError: no room for the optimizer'
+    assert row['method'] == 'full' and row['profile'] == 'cpu' and 'torch-' in row['versions']
 
 def test_killed_for_memory(methods, settings):
     assert 'memory' in methods.apart('full', settings, process('import os; os.kill(os.getpid(), 9)'))['error']
@@ -27,7 +85,8 @@ def test_silent_failure(methods, settings):
     assert methods.apart('full', settings, process('raise SystemExit(3)'))['error'] == 'no message'
 
 def test_a_failed_row_has_every_column(methods, settings):
-    assert list(methods.apart('full', settings, process('raise SystemExit(3)'))) == methods.columns == list(methods.label('base', settings))
+    failed = methods.apart('full', settings, process('raise SystemExit(3)'))
+    assert list(failed) == methods.columns == list(methods.label('base', settings))
 
 def test_rl_needs_its_first_stage(methods, settings, tmp_path):
     with pytest.raises(FileNotFoundError, match='measure `lora` first'): methods.started(None, tmp_path/'lora')

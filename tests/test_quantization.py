@@ -64,7 +64,8 @@ def test_blocks():
     assert torch.equal(q.dequantize_blocks(*q.quantize_blocks(zeros, levels), levels, zeros.shape), zeros)
     with pytest.raises(ValueError, match='blocks of 64'): q.quantize_blocks(torch.ones(100), levels)
 
-@pytest.mark.parametrize('n,window,stride', [(90, 90, None), (90, 500, None), (64, 16, None), (64, 16, 8), (64, 16, 1), (70, 16, 8), (2, 16, None)])
+@pytest.mark.parametrize('n,window,stride', [(90, 90, None), (90, 500, None), (64, 16, None), (64, 16, 8), (64, 16, 1),
+                                             (70, 16, 8), (2, 16, None)])
 def test_each_token_is_scored_once_with_its_context(folder, n, window, stride):
     model = q.load_model(folder)
     got = q.token_losses(model, None, IDS[:n], window=window, stride=stride, batch_size=3)

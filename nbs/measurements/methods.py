@@ -1,16 +1,22 @@
-"""Measure the methods of lesson 08 on the flight task, each in its own process: python nbs/measurements/methods.py [--profile cpu] [--methods lora dpo]"""
+"""Measure the methods of lesson 08 on the flight task, each in its own process.
+
+    python nbs/measurements/methods.py [--profile cpu] [--methods lora dpo]
+"""
 import argparse, datetime, gc, json, os, subprocess, sys, tempfile, time
 from pathlib import Path
 from ftcook.cli import device_name, merge_rows
 from ftcook.runtime import load_settings, quiet, run_folder, versions
+from ftcook.tasks import exact_reward, get_task
 
 here = Path(__file__).parent
 methods = 'base prompt full lora lora_slow qlora ia3 adalora dpo grpo grpo_fast'.split()
-columns = ('method start trainable peak_gib minutes artifact_mib exact_match low high requests perplexity_before perplexity rows model quantize error note '
-           'profile device versions date').split()
+columns = ('method start trainable peak_gib minutes artifact_mib exact_match low high requests perplexity_before perplexity rows '
+           'model quantize error note profile device versions date').split()
 sizes = dict(cpu=dict(rows=160, batch_size=4, shots=3, grpo_steps=12, grpo=dict()),
-             gpu=dict(rows=4096, batch_size=16, shots=3, grpo_steps=60, grpo=dict(per_device_train_batch_size=64, num_generations=8)))
-rates = dict(full=.1, lora_slow=.25, ia3=5, grpo=.01, grpo_fast=.1)  # learning rate as a multiple of LoRA's; DPO keeps that of lesson 06
+             gpu=dict(rows=4096, batch_size=16, shots=3, grpo_steps=60,
+                      grpo=dict(per_device_train_batch_size=64, num_generations=8)))
+# learning rate as a multiple of LoRA's; DPO keeps that of lesson 06
+rates = dict(full=.1, lora_slow=.25, ia3=5, grpo=.01, grpo_fast=.1)
 starts = dict(dpo='lora', grpo='lora', grpo_fast='lora')  # the method whose adapter it goes on from
 
 def peak_gib():
@@ -29,37 +35,44 @@ def general_text():
     return '\n\n'.join(f"{row['q']}\n{row['a']}" for row in faq.load(lang='en'))
 
 def train_sft(method, model, tokenizer, rows, settings, folder):
-    from ftcook.methods import MoveRanks, tuner
+    from ftcook.methods import MoveRanksCallback, peft_config_for
     from ftcook.sft import sft_config, sft_trainer
     steps = -(-len(rows)//settings.batch_size)
     args = sft_config(settings, folder, learning_rate=settings.learning_rate*rates.get(method, 1), disable_tqdm=True)
-    return sft_trainer(model, tokenizer, rows, args, tuner(method.removesuffix('_slow'), settings, steps), callbacks=[MoveRanks()] if method == 'adalora' else None)
+    peft_config = peft_config_for(method.removesuffix('_slow'), settings, steps)
+    callbacks = [MoveRanksCallback()] if method == 'adalora' else None
+    return sft_trainer(model, tokenizer, rows, args, peft_config, callbacks=callbacks)
 
 def started(model, folder):
     "The model with the adapter of an earlier stage, ready to train on."
     from ftcook.inference import load_adapter
-    if not folder.exists(): raise FileNotFoundError(f'{folder.name}: this method goes on from it, so measure `{folder.name}` first')
+    if not folder.exists():
+        raise FileNotFoundError(f'{folder.name}: this method goes on from it, so measure `{folder.name}` first')
     model = load_adapter(model, folder)
     model.set_adapter('default')
     return model.train()
 
 def train_grpo(method, model, tokenizer, rows, settings, folder, size):
     from ftcook.methods import grpo_trainer
-    return grpo_trainer(started(model, folder.parent/starts[method]), tokenizer, rows, settings, folder, max_steps=size['grpo_steps'],
+    model = started(model, folder.parent/starts[method])
+    return grpo_trainer(model, tokenizer, rows, settings, folder, get_task('flights').reward, max_steps=size['grpo_steps'],
         learning_rate=settings.learning_rate*rates[method], disable_tqdm=True, **size['grpo'])
 
-def own_mistakes(model, tokenizer, rows, settings):
+def sampled_pairs(model, tokenizer, rows, settings):
     "Preference pairs: the wanted answer, and a wrong one that the model sampled for the same request."
-    from ftcook.methods import exact_reward
     from ftcook.sft import generate_batch
-    answers = generate_batch(model, tokenizer, [row['messages'][:-1] for row in rows], settings.max_new_tokens, settings.generation_batch_size, do_sample=True, temperature=1.)
+    conversations = [row['messages'][:-1] for row in rows]
+    answers = generate_batch(model, tokenizer, conversations, settings.max_new_tokens, settings.generation_batch_size,
+                             do_sample=True, temperature=1.)
     right = exact_reward(answers, [row['messages'][-1]['content'] for row in rows])
-    return [dict(prompt=row['messages'][:-1], chosen=row['messages'][-1:], rejected=[dict(role='assistant', content=answer)]) for row,answer,ok in zip(rows, answers, right) if not ok]
+    def pair(row, answer):
+        return dict(prompt=row['messages'][:-1], chosen=row['messages'][-1:], rejected=[dict(role='assistant', content=answer)])
+    return [pair(row, answer) for row,answer,ok in zip(rows, answers, right) if not ok]
 
 def train_dpo(method, model, tokenizer, rows, settings, folder):
     from ftcook.dpo import dpo_config, dpo_trainer
     model = started(model, folder.parent/starts[method])
-    pairs = own_mistakes(model, tokenizer, rows, settings)
+    pairs = sampled_pairs(model, tokenizer, rows, settings)
     print(len(pairs), 'pairs', flush=True)
     return dpo_trainer(model, tokenizer, pairs, dpo_config(settings, folder, disable_tqdm=True))
 
@@ -68,51 +81,58 @@ def measure(method, settings, size):
     quiet()
     import torch
     from transformers import AutoTokenizer
-    from ftcook.tasks.flights import flight_requests
     from ftcook.quantization import load_model, perplexity
     from ftcook.runtime import model_path
-    from ftcook.sft import exact_match, generate_batch, score
-    quantize, folder = settings.quantize if method == 'qlora' else 'none', run_folder(settings.profile)/'methods'/method
-    rows, test = flight_requests(size['rows'], 'train', settings.seed), flight_requests(settings.test_rows, 'test', settings.seed)
+    from ftcook.sft import generate_batch, score
+    task, quantize = get_task('flights'), settings.quantize if method == 'qlora' else 'none'
+    folder = run_folder(settings.profile)/'methods'/method
+    rows, test = task.rows(size['rows'], 'train', settings.seed), task.rows(settings.test_rows, 'test', settings.seed)
     tokenizer = AutoTokenizer.from_pretrained(model_path(settings.model))
     def base(): return load_model(settings.model, quantize=quantize, dtype=settings.dtype)
     torch.manual_seed(settings.seed)
     model, row = base(), dict(method=method, start=starts.get(method, 'base'), trainable=0, minutes=0, artifact_mib=0)
     if method not in ('base', 'prompt'):
         start = time.perf_counter()
-        trainer = (train_grpo(method, model, tokenizer, rows, settings, folder, size) if method.startswith('grpo') else
-                   train_dpo(method, model, tokenizer, rows, settings, folder) if method == 'dpo' else
-                   train_sft(method, model, tokenizer, rows, settings, folder))
+        what = method, model, tokenizer, rows, settings, folder
+        if method.startswith('grpo'): trainer = train_grpo(*what, size)
+        elif method == 'dpo': trainer = train_dpo(*what)
+        else: trainer = train_sft(*what)
         trainer.train()
         model = trainer.model
-        row |= dict(minutes=round((time.perf_counter() - start)/60, 2), trainable=sum(p.numel() for p in model.parameters() if p.requires_grad), peak_gib=round(peak_gib(), 2), note=busy())
-        model.save_pretrained(folder, **({} if method == 'full' else dict(selected_adapters=['default'])))  # without the reference of DPO
+        row |= dict(minutes=round((time.perf_counter() - start)/60, 2), peak_gib=round(peak_gib(), 2), note=busy(),
+                    trainable=sum(p.numel() for p in model.parameters() if p.requires_grad))
+        saved = {} if method == 'full' else dict(selected_adapters=['default']) # without the reference of DPO
+        model.save_pretrained(folder, **saved)
         row['artifact_mib'] = round(sum(f.stat().st_size for f in folder.glob('*.safetensors'))/2**20, 2)
         del trainer
     if method == 'prompt':
         shots = [turn for example in rows[:size['shots']] for turn in example['messages'][1:]]
         asked = [[row['messages'][0], *shots, row['messages'][1]] for row in test]
-        result = exact_match(generate_batch(model, tokenizer, asked, settings.max_new_tokens, batch_size=20), test)
-    else: result = score(model, tokenizer, test, settings)
+        result = task.score(generate_batch(model, tokenizer, asked, settings.max_new_tokens, batch_size=20), test)
+    else: result = score(model, tokenizer, test, settings, task)
     row.setdefault('peak_gib', round(peak_gib(), 2))
     text = general_text()
     after = perplexity(model, tokenizer, text, settings.perplexity_tokens)
     del model
     gc.collect()
     before = after if method in ('base', 'prompt') else perplexity(base(), tokenizer, text, settings.perplexity_tokens)
-    return row | dict(exact_match=round(result['exact_match'], 3), low=round(result['low'], 3), high=round(result['high'], 3), requests=result['n'],
-        perplexity_before=round(before, 2), perplexity=round(after, 2), rows=0 if method == 'base' else size['shots'] if method == 'prompt' else size['rows'], quantize=quantize)
+    figures = {k: round(result[k], 3) for k in ('exact_match', 'low', 'high')}
+    used = dict(base=0, prompt=size['shots']).get(method, size['rows'])
+    return row | dict(figures, requests=result['n'], perplexity_before=round(before, 2), perplexity=round(after, 2),
+                      rows=used, quantize=quantize)
 
 def label(method, settings):
     "What every row carries, also that of a method that failed."
     pinned = ' '.join(f'{k}-{v}' for k,v in versions(['torch', 'transformers', 'peft', 'trl', 'bitsandbytes']).items())
-    return dict.fromkeys(columns, '') | dict(method=method, model=settings.model, profile=settings.profile, device=device_name(), versions=pinned, date=datetime.date.today().isoformat())
+    said = dict(method=method, model=settings.model, profile=settings.profile, device=device_name(), versions=pinned)
+    return dict.fromkeys(columns, '') | said | dict(date=datetime.date.today().isoformat())
 
 def apart(method, settings, command=None):
     "Measure `method` in a process of its own; a process that fails leaves a row that says why."
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)/'row.json'
-        done = subprocess.run(command or [sys.executable, __file__, '--profile', settings.profile, '--worker', method, str(out)], stderr=subprocess.PIPE, text=True)
+        own = [sys.executable, __file__, '--profile', settings.profile, '--worker', method, str(out)]
+        done = subprocess.run(command or own, stderr=subprocess.PIPE, text=True)
         if done.returncode == 0: return label(method, settings) | json.loads(out.read_text())
     last = (done.stderr.strip().splitlines() or ['no message'])[-1]
     why = 'killed, most likely for want of memory' if done.returncode == -9 else last[:200]
