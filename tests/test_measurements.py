@@ -4,7 +4,8 @@ import pytest
 from conftest import root
 
 folder = root/'nbs'/'measurements'
-tables = sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*.csv'))
+paths = {p.relative_to(folder).as_posix(): p for p in folder.rglob('*.csv')}
+paths |= {p.relative_to(root).as_posix(): p for p in (root/'ftcook'/'assets').glob('*.csv') if p.name != 'cities.csv'}
 
 def documented(text):
     "Sections of the README: name of a table -> its columns, its key, and which of versions and date it does without."
@@ -16,7 +17,7 @@ def documented(text):
         key = re.findall(r'`(\w+)`', sentence)
         if 'every field of the run' in sentence: key += re.findall(r'`(\w+)`', next(c for c in cells if '`model`, `method`' in c))
         without = re.findall(r'`(\w+)`', ' '.join(re.findall(r'No (`.*?)[:.]', body)))
-        found[name] = dict(columns=columns, key=key, without=without)
+        found[name] = dict(columns=columns, key=key, without=without, months='the day or the month' in body)
     return found
 
 def faults(name, rows, said):
@@ -28,23 +29,26 @@ def faults(name, rows, said):
     if missing := [k for k in said['key'] if k not in columns]: return found + [f'{name}: the key names {missing}']
     keys = [tuple(r[k] for k in said['key']) for r in rows]
     found += [f'{name}: two rows for {k}' for k in {k for k in keys if keys.count(k) > 1}]
-    for column,form in dict(versions=r'\S+-\d\S*( \S+-(\d\S*|None))*', date=r'20\d\d-\d\d-\d\d').items():
+    date = r'(20\d\d-\d\d(-\d\d)?)?' if said['months'] else r'20\d\d-\d\d-\d\d'
+    for column,form in dict(versions=r'\S+-\d\S*( \S+-(\d\S*|None))*', date=date).items():
         if column in said['without']: found += [f'{name}: has {column} after all'] if column in columns else []
-        else: found += [f'{name}, row {i}: {column} {r.get(column)!r}' for i,r in enumerate(rows, 2) if not re.fullmatch(form, r.get(column) or '')]
+        else:
+            values = [r.get(column) or '' for r in rows]
+            found += [f'{name}, row {i}: {column} {v!r}' for i,v in enumerate(values, 2) if not re.fullmatch(form, v)]
     return found
 
 said = documented((folder/'README.md').read_text())
 
-def test_every_table_is_documented(): assert sorted(said) == tables
+def test_every_table_is_documented(): assert sorted(said) == sorted(paths)
 
-@pytest.mark.parametrize('name', tables)
+@pytest.mark.parametrize('name', sorted(paths))
 def test_a_table_is_what_the_readme_says(name):
-    with (folder/name).open(newline='') as f: rows = list(csv.DictReader(f))
+    with paths[name].open(newline='') as f: rows = list(csv.DictReader(f))
     assert rows and said[name]['key']
     assert not (found := faults(name, rows, said[name])), '\n'.join(found)
 
 def test_faults_are_seen():
-    text = '### `a.csv`\n\nWhat. Key: `x`.\n\n| column | unit | meaning |\n|---|---|---|\n| `x`, `y` | | |\n| `versions`, `date` | | |\n'
+    text = '### `a.csv`\n\nWhat. Key: `x`.\n\n| column | unit |\n|---|---|\n| `x`, `y` | | |\n| `versions`, `date` | |'
     said = documented(text)['a.csv']
     good = dict(x='1', y='2', versions='torch-2.1', date='2026-01-02')
     assert faults('a.csv', [good], said) == []
