@@ -13,8 +13,8 @@ def tiny_model(folder):
     from ftcook.runtime import model_path
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=2, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -41,7 +41,8 @@ def test_killed_training_ends_with_the_same_adapter(tmp_path):
     from safetensors.torch import load_file
     model, whole, killed = tiny_model(tmp_path/'model'), tmp_path/'whole', tmp_path/'killed'
     code = f'import test_resume; test_resume.train({str(killed)!r}, {str(model)!r}, stop_after=3)'
-    run = subprocess.Popen([sys.executable, '-c', code], cwd=Path(__file__).parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    silent = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen([sys.executable, '-c', code], cwd=Path(__file__).parent, **silent)
     assert train(whole, model) == [1, 2, 3, 4, 5, 6]
     while not (killed/'waiting').exists():
         assert run.poll() is None, 'it ended before it could be killed'

@@ -8,7 +8,8 @@ from conftest import root
 def wheel(tmp_path_factory):
     "The wheel, built from the files that git knows."
     source, out = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel')
-    listed = ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard', 'ftcook', 'pyproject.toml', 'README.md', 'LICENSE']
+    listed = ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard']
+    listed += ['ftcook', 'pyproject.toml', 'README.md', 'LICENSE']
     for name in subprocess.run(listed, cwd=root, capture_output=True, text=True, check=True).stdout.split('\0'):
         if not name or not (root/name).exists(): continue
         (source/name).parent.mkdir(parents=True, exist_ok=True)
@@ -22,8 +23,8 @@ def wheel(tmp_path_factory):
 def installed(wheel, tmp_path_factory):
     "A folder with what pip makes of the wheel. What it depends on comes from the environment of the tests."
     folder = tmp_path_factory.mktemp('installed')
-    pip = [sys.executable, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--no-deps', '--no-index', '--no-compile']
-    done = subprocess.run([*pip, '--target', folder, wheel], capture_output=True, text=True, cwd=folder)
+    pip = [sys.executable, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check']
+    done = subprocess.run([*pip, '--no-deps', '--no-index', '--no-compile', '--target', folder, wheel], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -62,9 +63,11 @@ def test_estimate(run):
     assert 'L40S' in run('-c', "from ftcook.cost import estimate; print(estimate('mistral-7b', gpu='L40S', tokens=1e6))")
 
 def test_doctor(run, tmp_path):
-    (tmp_path/'train.py').write_text('from transformers import TrainingArguments\nTrainingArguments(evaluation_strategy="steps")\n')
+    script = 'from transformers import TrainingArguments\nTrainingArguments(evaluation_strategy="steps")\n'
+    (tmp_path/'train.py').write_text(script)
     assert 'eval_strategy' in run('-m', 'ftcook.cli', 'doctor', 'train.py', code=1)
-    code = "from ftcook.doctor import diagnose; print(diagnose(RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')).first)"
+    error = "RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')"
+    code = f'from ftcook.doctor import diagnose; print(diagnose({error}).first)'
     assert run('-c', code) == 'oom_training\n'
 
 def test_the_flight_task(run):
