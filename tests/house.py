@@ -52,19 +52,22 @@ def owner(dotted):
     exporting = [m for m in inside if last in names(m)]
     return (exporting or inside[-1:] or [None])[0]
 
-def asked_for(tree, file=None):
-    "The modules of the package that `tree` imports from, by the module that defines the name; relative imports start at `file`."
+def asked_for(tree, module=''):
+    """The modules of the package that `tree` imports from, by the module that defines the name.
+
+    `module`: the one it belongs to. Relative imports start there; its own face, imported to look at its neighbours, is nothing new."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import): found += [o.name for o in node.names]
         elif isinstance(node, ast.ImportFrom):
-            start = ['ftcook', *file.relative_to(package).parts][:-node.level] if node.level else []
+            start = ['ftcook', *module.split('.')][:-node.level] if node.level else []
             found += ['.'.join(filter(None, [*start, node.module, o.name])) for o in node.names]
     inside = [name.partition('.')[2] for name in found if name.startswith('ftcook.')]
-    return {module for name in inside if (module := owner(name))}
+    face = module.rpartition('.')[0]
+    return {o for name in inside if name != face and (o := owner(name))}
 
 @functools.cache
-def imports(module): return asked_for(ast.parse(source(module).read_text(encoding='utf-8')), source(module))
+def imports(module): return asked_for(ast.parse(source(module).read_text(encoding='utf-8')), module)
 
 @functools.cache
 def place(module):

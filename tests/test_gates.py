@@ -59,7 +59,7 @@ def looks_ahead():
         for other in house.imports(module):
             if place(other) > place(module): yield name(house.source(module)), f'imports from {other}'
     for path in [*lessons(), *lessons(house.nbs/'solutions')]:
-        for other in {o for cell in code_cells(path) for o in house.asked_for(house.parsed(cell))}:
+        for other in {o for cell in code_cells(path) for o in house.asked_for(house.parsed(cell), house.default_exp(path))}:
             if place(other) > path.stem: yield name(path), f'imports from {other}'
 
 def anatomy():
@@ -134,9 +134,11 @@ def test_every_gate_finds_what_is_planted(faulty):
 
 def test_a_name_belongs_to_the_module_that_defines_it():
     "A face such as ftcook.data re-exports several modules: what counts is where the name comes from."
-    def asked(source): return house.asked_for(ast.parse(source))
+    def asked(source, module=''): return house.asked_for(ast.parse(source), module)
     assert asked('from ftcook.data import check_file') == {'data.check'} == asked('from ftcook.data.check import check_file')
     assert asked('from ftcook.data import leakage') == {'data.splits'} and asked('from ftcook import runtime') == {'runtime'}
+    assert asked('import ftcook.tasks', 'tasks.base') == set() and asked('from .flights import task', 'tasks.base') == {'tasks.flights'}
+    assert asked('import ftcook.tasks', 'sft') == {'tasks.flights'}
     assert house.place('data.splits') == '01e_data_splits' and house.place('publish') < house.place('cli')
     assert asked('import ftcook.lora, torch') == {'lora'} and asked('from torch import nn') == set()
 
