@@ -55,7 +55,7 @@ def owner(dotted):
 def asked_for(tree, module=''):
     """The modules of the package that `tree` imports from, by the module that defines the name.
 
-    `module`: the one it belongs to. Relative imports start there; its own face, imported to look at its neighbours, is nothing new."""
+    `module`: the one it belongs to. Relative imports start there; its own face, asked for its neighbours, is nothing new."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import): found += [o.name for o in node.names]

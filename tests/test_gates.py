@@ -137,8 +137,8 @@ def test_a_name_belongs_to_the_module_that_defines_it():
     def asked(source, module=''): return house.asked_for(ast.parse(source), module)
     assert asked('from ftcook.data import check_file') == {'data.check'} == asked('from ftcook.data.check import check_file')
     assert asked('from ftcook.data import leakage') == {'data.splits'} and asked('from ftcook import runtime') == {'runtime'}
-    assert asked('import ftcook.tasks', 'tasks.base') == set() and asked('from .flights import task', 'tasks.base') == {'tasks.flights'}
-    assert asked('import ftcook.tasks', 'sft') == {'tasks.flights'}
+    assert asked('from .flights import task', 'tasks.base') == {'tasks.flights'} == asked('import ftcook.tasks', 'sft')
+    assert asked('import ftcook.tasks', 'tasks.base') == set()
     assert house.place('data.splits') == '01e_data_splits' and house.place('publish') < house.place('cli')
     assert asked('import ftcook.lora, torch') == {'lora'} and asked('from torch import nn') == set()
 
@@ -146,7 +146,8 @@ def test_exceptions_name_gates(): assert set(allowed()) <= {gate.__name__ for ga
 
 def lower(anew=False):
     "Write the exceptions that are left; never more than there were, unless they are made `anew`."
-    lines = ['# What does not keep a rule of test_gates.py yet, and how often. It may only shrink:', '# python tests/test_gates.py lowers it.']
+    lines = ['# What does not keep a rule of test_gates.py yet, and how often. It may only shrink:',
+             '# python tests/test_gates.py lowers it.']
     for gate in gates:
         old = allowed().get(gate.__name__, {})
         left = {k: v if anew else min(v, old.get(k, 0)) for k,v in counted(gate).items()}
