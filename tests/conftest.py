@@ -19,7 +19,7 @@ def lesson_of(item):
 
 @pytest.hookimpl(tryfirst=True) # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    "Groups for the workers: a lesson with its solution, each file of other tests. The longest come first, so that no worker ends late."
+    "Groups for the workers: a lesson with its solution, each file of other tests. The longest come first: no worker ends late."
     import csv
     table = root/'nbs'/'measurements'/'lessons.csv'
     seconds = {r['lesson']: float(r['seconds']) for r in csv.DictReader(table.open()) if r['profile'] == 'cpu'}
@@ -48,8 +48,9 @@ def made_from(notebook):
     return digest.hexdigest()
 
 def adapter(run_dir, profile, trained_now=False):
-    """What the lesson that trains for the others measured. It runs at most once, however many workers ask: not again if nothing that it
-    depends on has changed since, unless it must be `trained_now`, in this run of the tests."""
+    """What the lesson that trains for the others measured. It runs at most once, however many workers ask.
+
+    If nothing that it depends on has changed since, it need not run again, unless it must be `trained_now`, in this run of the tests."""
     notebook, kept = root/'nbs'/f'{trains_for_others}.ipynb', run_dir/'trained.json'
     run_dir.mkdir(parents=True, exist_ok=True)
     wanted = dict(made_from=made_from(notebook)) | (dict(run=run_id) if trained_now else {})

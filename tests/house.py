@@ -31,15 +31,15 @@ def default_exp(path):
 
 @functools.cache
 def modules():
-    "Module, such as data.check, to the notebook that makes it. Reference pages have no number and come after the lessons."
+    "Module, such as data.check, to the notebook that makes it."
     return {module: path for path in notebooks() if path.name[0] != '_' and (module := default_exp(path))}
 
-def place(path): return path.stem if path.stem[0].isdigit() else '~'
+def source(module): return package/f"{module.replace('.', '/')}.py"
 
 @functools.cache
 def names(module):
     "What a module exports."
-    tree = ast.parse((package/f"{module.replace('.', '/')}.py").read_text(encoding='utf-8'))
+    tree = ast.parse(source(module).read_text(encoding='utf-8'))
     found = [n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == '__all__']
     return ast.literal_eval(found[0]) if found else []
 
@@ -48,17 +48,29 @@ def owner(dotted):
     if dotted in modules(): return dotted
     before, _, last = dotted.rpartition('.')
     if before in modules(): return before
-    inside = sorted((m for m in modules() if m.startswith(f'{before or dotted}.')), key=lambda m: place(modules()[m]))
+    inside = sorted((m for m in modules() if m.startswith(f'{before or dotted}.')), key=lambda m: modules()[m].stem)
     exporting = [m for m in inside if last in names(m)]
     return (exporting or inside[-1:] or [None])[0]
 
-def asked_for(tree, file=None):
-    "The modules of the package that `tree` imports from, by the module that defines the name; relative imports start at `file`."
+def asked_for(tree, module=''):
+    """The modules of the package that `tree` imports from, by the module that defines the name.
+
+    `module`: the one it belongs to. Relative imports start there; its own face, asked for its neighbours, is nothing new."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import): found += [o.name for o in node.names]
         elif isinstance(node, ast.ImportFrom):
-            start = ['ftcook', *file.relative_to(package).parts][:-node.level] if node.level else []
+            start = ['ftcook', *module.split('.')][:-node.level] if node.level else []
             found += ['.'.join(filter(None, [*start, node.module, o.name])) for o in node.names]
     inside = [name.partition('.')[2] for name in found if name.startswith('ftcook.')]
-    return {module for name in inside if (module := owner(name))}
+    face = module.rpartition('.')[0]
+    return {o for name in inside if name != face and (o := owner(name))}
+
+@functools.cache
+def imports(module): return asked_for(ast.parse(source(module).read_text(encoding='utf-8')), module)
+
+@functools.cache
+def place(module):
+    "What to sort a module by: its lesson. Reference pages have no number; they stand right after what they import."
+    path = modules()[module]
+    return path.stem if path.stem[0].isdigit() else max([place(o) for o in imports(module) - {module}], default='') + '~'

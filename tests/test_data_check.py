@@ -121,12 +121,14 @@ def test_prompt_is_taken_out_of_the_answers():
 
 def test_conversion_errors_are_clear():
     with pytest.raises(FormatError, match="'question', 'answer'"): to_messages(dict(question='?', answer='!'))
-    with pytest.raises(FormatError, match='use one of messages, sharegpt'): from_messages(dict(messages=[user, assistant]), 'chatml')
+    good = dict(messages=[user, assistant])
+    with pytest.raises(FormatError, match='use one of messages, sharegpt'): from_messages(good, 'chatml')
     with pytest.raises(FormatError, match='the last message is user'): to_prompt_completion(dict(messages=[user]))
     with pytest.raises(FormatError, match='preference pair'): to_prompt_completion(dict(prompt='a', chosen='b', rejected='c'))
     for column in ('system', 'history', 'instruction'):
-        with pytest.raises(FormatError, match='would lose|history must be'): from_messages({'messages': [user, assistant], column: 'x'}, 'alpaca')
-    with pytest.raises(FormatError, match='would lose'): from_messages(dict(messages=[{**user, 'name': 'Ann'}, assistant]), 'alpaca')
+        with pytest.raises(FormatError, match='would lose|history must be'): from_messages(good | {column: 'x'}, 'alpaca')
+    named = dict(messages=[{**user, 'name': 'Ann'}, assistant])
+    with pytest.raises(FormatError, match='would lose'): from_messages(named, 'alpaca')
 
 # Hostile input
 
@@ -157,7 +159,8 @@ def test_every_depth_of_nesting_is_survived(tmp_path):
     rows = [fine[:-1] + ',"x":' + '['*n + ']'*n + '}' for n in range(1, 1100, 7)]
     rows += ['{"instruction":"a","output":"b","x":' + '{"y":'*n + '1' + '}'*n + '}' for n in range(1, 1100, 7)]
     report = check(tmp_path, '\n'.join(rows), fix=tmp_path/'clean.jsonl')
-    assert report.rows == len(rows) and set(report.counts) <= {'invalid_json'} and report.kept > 100 # the limit differs between Pythons
+    assert report.rows == len(rows) and set(report.counts) <= {'invalid_json'}
+    assert report.kept > 100 # the limit differs between Pythons
 
 def test_terminal_escapes_do_not_reach_the_terminal(tmp_path):
     unknown = row(dict(role='\x1b[31m|<script>\r', content='a'), {'role': 'assistant', 'content': {'\x1b]0;': 1}})
@@ -190,7 +193,8 @@ def test_the_limit_is_exact(tmp_path, extra):
 # Repair
 
 def test_repair_keeps_good_rows_as_they_are_and_loses_nothing(tmp_path):
-    good, bad = [fine + ' ', '\t' + row(system, user, assistant, id=10**30)], [row(user), '\ufeff{"a": "\u2028"}', r'{"b":"\ud800"}\r']
+    good = [fine + ' ', '\t' + row(system, user, assistant, id=10**30)]
+    bad = [row(user), '\ufeff{"a": "\u2028"}', r'{"b":"\ud800"}\r']
     latin, alpaca = 'é'.encode('latin1') + b' ', '{"instruction":"a","output":"b","id":100000000000000000000000000001}'
     content = '\n'.join([good[0], bad[0], '', good[1], alpaca, bad[1], bad[2]]).encode() + b'\r\n' + latin + b'\n'
     report = check(tmp_path, content, fix=tmp_path/'out.jsonl')

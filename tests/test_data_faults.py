@@ -9,7 +9,12 @@ bad = json.dumps(dict(messages=[dict(role='user', content='Hi')]))
 fix = 'import sys; from ftcook.data import check_file; check_file(sys.argv[1], fix=sys.argv[2])'
 
 def write(path, rows): path.write_text(''.join((bad if i % 3 == 0 else fine) + '\n' for i in range(rows)))
-def outputs(folder): return tuple(p.read_bytes() if (p := folder/name).exists() else None for name in ('clean.jsonl', 'clean.rejects.jsonl'))
+
+def outputs(folder):
+    "Contents of the clean file and of the rejects, None where there is no such file."
+    paths = folder/'clean.jsonl', folder/'clean.rejects.jsonl'
+    return tuple(p.read_bytes() if p.exists() else None for p in paths)
+
 def wanted(tmp_path, data, name):
     "What an undisturbed run writes."
     (tmp_path/name).mkdir()
@@ -38,7 +43,8 @@ def test_killed_at_random_moments(tmp_path, old):
         process = subprocess.Popen([sys.executable, '-c', fix, data, folder/'clean.jsonl'])
         if i % 2: time.sleep(rng.uniform(0, duration*1.1))
         else: # aim at the end, where the files are renamed
-            while process.poll() is None and not any(p.stat().st_size > len(new[0])*.9 for p in folder.glob('.clean.jsonl.*')): time.sleep(.0005)
+            def nearly_done(): return any(p.stat().st_size > len(new[0])*.9 for p in folder.glob('.clean.jsonl.*'))
+            while process.poll() is None and not nearly_done(): time.sleep(.0005)
             time.sleep(rng.uniform(0, .02))
         process.kill()
         process.wait()
@@ -46,6 +52,7 @@ def test_killed_at_random_moments(tmp_path, old):
         assert whole(found, new, *([before] if old else []))
         seen.add(found == new)
         assert all(p.name.endswith('.partial') for p in folder.iterdir() if p.name not in ('clean.jsonl', 'clean.rejects.jsonl'))
+    assert False in seen # at least one was killed on the way
     check_file(data, fix=folder/'clean.jsonl') # what a kill leaves does not disturb the next run
     assert outputs(folder) == new
 

@@ -3,14 +3,18 @@ import base64, json, tempfile
 from collections import Counter
 from pathlib import Path
 from hypothesis import HealthCheck, given, settings, strategies as st
-from ftcook.data import FormatError, check_file, check_row, detect_format, from_messages, read_rows, to_messages, to_prompt_completion
+from ftcook.data.check import FormatError, check_file, check_row, detect_format, from_messages, read_rows
+from ftcook.data.check import to_messages, to_prompt_completion
 from ftcook.data.check import _check_order, _decode_strictly, _well_ordered
 
 many = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 # Values near to real rows: known keys and roles, anything inside
-keys = st.sampled_from('messages conversations prompt completion chosen rejected instruction input output system history role content from value tool_calls a'.split())
-atoms = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from(['', ' ', 'system', 'user', 'assistant', 'tool', 'human', 'gpt']) | st.text(max_size=8)
+keys = st.sampled_from(('messages conversations prompt completion chosen rejected instruction input output system history '
+                        'role content from value tool_calls a').split())
+names = st.sampled_from(['', ' ', 'system', 'user', 'assistant', 'tool', 'human', 'gpt'])
+numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+atoms = st.none() | st.booleans() | numbers | names | st.text(max_size=8)
 values = st.recursive(atoms, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4), max_leaves=12)
 rows = st.dictionaries(keys, values, max_size=5)
 
@@ -22,13 +26,15 @@ def answers(draw, last=False):
     "An assistant's turn, perhaps after tool calls."
     out = []
     for _ in range(draw(st.integers(0, 2))):
-        out.append(dict(role='assistant', content=draw(st.none() | texts), tool_calls=[dict(function=dict(name=draw(texts), arguments={}))]))
+        call = dict(function=dict(name=draw(texts), arguments={}))
+        out.append(dict(role='assistant', content=draw(st.none() | texts), tool_calls=[call]))
         for _ in range(draw(st.integers(1, 2))): out += draw(messages('tool'))
     return out + draw(messages('assistant'))
 @st.composite
 def conversations(draw, tools=True):
     out = draw(st.just([]) | messages('system'))
-    for _ in range(draw(st.integers(1, 3))): out = out + draw(messages('user')) + draw(answers() if tools else messages('assistant'))
+    for _ in range(draw(st.integers(1, 3))):
+        out = out + draw(messages('user')) + draw(answers() if tools else messages('assistant'))
     return out
 columns = st.dictionaries(st.sampled_from(['source', 'id', 'category', 'tools']), values, max_size=3)
 @st.composite
@@ -53,7 +59,8 @@ def check_everything(content, max_bytes):
 
         found = list(map(lambda o: (o.number, o.status, pieces(o)), read_rows(data, max_bytes)))
         assert b''.join(raw for *_,raw in found) == content
-        assert Counter(status for _,status,_ in found) == Counter(kept=report.kept, rejected=report.rejected, blank=report.blank) + Counter()
+        counts = dict(kept=report.kept, rejected=report.rejected, blank=report.blank)
+        assert Counter(status for _,status,_ in found) == Counter(counts) + Counter()
 
         kept = clean.read_bytes().split(b'\n')[:-1]
         assert len(kept) == report.kept
@@ -70,8 +77,11 @@ def check_everything(content, max_bytes):
 @given(st.binary(max_size=400), st.integers(1, 100))
 def test_arbitrary_bytes(content, max_bytes): check_everything(content, max_bytes)
 
+tokens = [b'{', b'}', b'[', b']', b'"', b':', b',', b'\\', b'\n', b'\r\n', b' ', b'\xef\xbb\xbf', b'\xff', b'\0', b'\\ud800',
+          b'\\u003a', b'"messages"', b'"role"', b'"user"', b'1', b'null', 'é'.encode()]
+
 @many
-@given(st.lists(st.sampled_from([b'{', b'}', b'[', b']', b'"', b':', b',', b'\\', b'\n', b'\r\n', b' ', b'\xef\xbb\xbf', b'\xff', b'\0', b'\\ud800', b'\\u003a', b'"messages"', b'"role"', b'"user"', b'1', b'null', 'é'.encode()]), max_size=40).map(b''.join), st.integers(1, 200))
+@given(st.lists(st.sampled_from(tokens), max_size=40).map(b''.join), st.integers(1, 200))
 def test_arbitrary_tokens(content, max_bytes): check_everything(content, max_bytes)
 
 def as_bytes(row, ascii, damage):
@@ -79,9 +89,12 @@ def as_bytes(row, ascii, damage):
     at, what = damage
     return text if what is None else text[:at] + what + text[at+1:]
 
+damages = st.tuples(st.integers(0, 100), st.sampled_from([None, None, None, b'', b'\n', b'\xff', b'"']))
+nearly_good = st.lists(st.builds(as_bytes, rows | conversation_rows(), st.booleans(), damages), max_size=6)
+line_ends = st.sampled_from([b'\n', b'\r\n', b'\n\n', b'\n\xef\xbb\xbf'])
+
 @many
-@given(st.lists(st.builds(as_bytes, rows | conversation_rows(), st.booleans(), st.tuples(st.integers(0, 100), st.sampled_from([None, None, None, b'', b'\n', b'\xff', b'"']))), max_size=6),
-       st.sampled_from([b'\n', b'\r\n', b'\n\n', b'\n\xef\xbb\xbf']), st.sampled_from([30, 200, 10**6]))
+@given(nearly_good, line_ends, st.sampled_from([30, 200, 10**6]))
 def test_nearly_good_files(lines, end, max_bytes): check_everything(end.join(lines), max_bytes)
 
 @many
@@ -104,8 +117,10 @@ def well_ordered(turns):
         wanted = dict(u='ac', a='u', c='t', t='tac')[turn]
     return body[-1:] in ('a', 'c')
 
+parts_of_order = st.lists(st.sampled_from(['s', 'ua', 'uca', 'ucta', 'ucttcta', 'uc', 'u', 'a', 't']), min_size=1, max_size=4)
+
 @settings(many, max_examples=2000)
-@given(st.text('suatc', min_size=1, max_size=12) | st.lists(st.sampled_from(['s', 'ua', 'uca', 'ucta', 'ucttcta', 'uc', 'u', 'a', 't']), min_size=1, max_size=4).map(''.join))
+@given(st.text('suatc', min_size=1, max_size=12) | parts_of_order.map(''.join))
 def test_order_is_explained_exactly_when_it_is_wrong(turns):
     assert bool(_well_ordered(turns)) == well_ordered(turns) == (not list(_check_order(turns)))
 
@@ -115,7 +130,9 @@ def test_order_is_explained_exactly_when_it_is_wrong(turns):
 def json_texts(draw, depth=3):
     "JSON with perhaps repeated keys and needless escapes."
     def string():
-        def escaped(c): return f'\\u{ord(c):04x}' if draw(st.integers(0, 5)) == 0 else f'\\u{ord(c):04X}' if draw(st.integers(0, 5)) == 0 else json.dumps(c)[1:-1]
+        def escaped(c):
+            if draw(st.integers(0, 5)) == 0: return f'\\u{ord(c):04x}'
+            return f'\\u{ord(c):04X}' if draw(st.integers(0, 5)) == 0 else json.dumps(c)[1:-1]
         return '"' + ''.join(map(escaped, draw(st.text('ab:\\"u03Aé', max_size=4)))) + '"'
     kind = draw(st.integers(0, 3 if depth else 1))
     if kind == 0: return string()
@@ -153,11 +170,18 @@ def test_conversations_round_trip_through_alpaca(row):
 @given(conversation_rows())
 def test_prompt_completion_splits_before_the_last_turn(row):
     out = to_prompt_completion(row)
-    assert out['prompt'] + out['completion'] == row['messages'] and len(out['completion']) == 1 and out['completion'][0]['role'] == 'assistant'
+    assert out['prompt'] + out['completion'] == row['messages']
+    assert [m['role'] for m in out['completion']] == ['assistant']
 
+perhaps = texts | st.sampled_from(['', None])
+histories = st.lists(st.lists(texts, min_size=2, max_size=2), max_size=2) | st.none()
 alpacas = st.builds(lambda required, optional: required | optional, st.fixed_dictionaries(dict(instruction=texts, output=texts)),
-                    st.fixed_dictionaries({}, optional=dict(input=texts | st.sampled_from(['', None]), system=texts | st.sampled_from(['', None]), history=st.lists(st.lists(texts, min_size=2, max_size=2), max_size=2) | st.none())))
-sharegpts = st.builds(lambda turns: dict(conversations=[{'from': role, 'value': text} for pair in turns for role,text in zip(('human', 'gpt'), pair)]), st.lists(st.tuples(texts, texts), min_size=1, max_size=3))
+                    st.fixed_dictionaries({}, optional=dict(input=perhaps, system=perhaps, history=histories)))
+
+def as_sharegpt(pairs):
+    return dict(conversations=[{'from': role, 'value': text} for pair in pairs for role,text in zip(('human', 'gpt'), pair)])
+
+sharegpts = st.builds(as_sharegpt, st.lists(st.tuples(texts, texts), min_size=1, max_size=3))
 completions = st.fixed_dictionaries(dict(prompt=texts, completion=texts))
 
 @many
@@ -174,6 +198,7 @@ def test_other_formats_round_trip(row, extra):
 def test_preference_pairs_stay_pairs(prompt, chosen, rejected, extra):
     if chosen == rejected: rejected += '!'
     prompt = prompt + [dict(role='user', content='And?')]
-    pair = dict(prompt=prompt, chosen=[dict(role='assistant', content=chosen)], rejected=[dict(role='assistant', content=rejected)]) | extra
+    def answer(text): return [dict(role='assistant', content=text)]
+    pair = dict(prompt=prompt, chosen=answer(chosen), rejected=answer(rejected)) | extra
     whole = dict(chosen=prompt + pair['chosen'], rejected=prompt + pair['rejected']) | extra
     assert check_row(pair) == check_row(whole) == [] and to_messages(pair) == pair and to_messages(whole) == pair

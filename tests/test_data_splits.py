@@ -3,8 +3,8 @@ import os, random, subprocess, sys
 from collections import Counter
 import pytest
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
-from ftcook.data.clean import (clusters, dedupe, filter_rows, find_pii, join_groups, matches, normalize, pii_scores, pii_sentences,
-                               row_text, scrub)
+from ftcook.data.clean import (clusters, dedupe, filter_rows, find_pii, join_groups, matches, normalize, other_languages,
+                               pii_scores, pii_sentences, poor_answers, row_text, scrub)
 from ftcook.data.splits import DataError, fingerprint, leakage, load_splits, read_card, split, write_splits
 
 relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -115,6 +115,25 @@ def test_grouped_split_does_not_leak(rows):
     except ValueError: assume(False) # no unit is small enough for the test
     assume('train' in parts) # one large group and a few rows: all of it may be in the test
     assert leakage(parts['train'], parts['test'], .6) == []
+
+def test_leakage_names_the_nearest_training_row():
+    train = [row('What does a permit cost?', 'a'), row('How high may a fence be?', 'b'), row('how high may a fence be', 'c')]
+    test = [row('Where is the town hall?', 'd'), row('So, how high may a fence be?', 'e'), row('WHAT DOES A PERMIT COST', 'f')]
+    exact, near = leakage(train, test)
+    assert exact == dict(test=2, train=0, similarity=1.0)
+    assert (near['test'], near['train']) == (1, 1) and .7 <= near['similarity'] < 1
+    assert leakage(train, test, .9) == [exact] and leakage([], test) == leakage(train, []) == []
+
+def test_checks_give_a_reason_or_nothing():
+    rows = [row('Why?', ' … '), row('Who?', 'Me'), row('Is it so?', 'is it SO'), row('Go on.', 'and so on '*9),
+            row('May I?', 'I’m sorry, but I cannot say.'), row('May I?', 'Sorry to hear that. Yes, you may.')]
+    wanted = ['no answer', 'short answer (1 words)', 'copies the prompt', 'repeats itself (0.88)', 'refusal', None]
+    assert poor_answers(rows) == wanted
+    assert poor_answers(rows[1:2], least_words=1) == [None]
+    swedish = row('Vad kostar ett bygglov för en altan?', 'Det beror på kommunen och på hur stor altanen är.')
+    reason, = other_languages([swedish])
+    assert reason.startswith('sv (')
+    assert other_languages([swedish], wanted=('sv',)) == other_languages([row('Hej', 'Hej')]) == [None]
 
 @pytest.fixture(scope='module')
 def labelled(): return pii_sentences(90, seed=5)

@@ -1,4 +1,6 @@
-"""Every lesson runs headlessly, and what it measured is what the book claims: claims.toml, and below what no threshold can say."""
+"""Every lesson runs headlessly, and what it measured is what the book claims.
+
+The claims are in claims.toml, and below where no threshold can say it."""
 import ast, json, re, tomllib
 from pathlib import Path
 import pytest
@@ -55,12 +57,13 @@ def sick_runs_are_told_from_the_healthy_one(v):
     return named and all(found != 'none' for name,found in v.items() if name != 'healthy')
 
 def parts(value):
-    """What a claim can be about: the `value` of a number, the entries of a dict (`a b` of `{'a b': 1}` is a_b; inner dicts are flattened),
-    and of lists and dicts n, and if they hold numbers their min, max and sum."""
+    """What a claim can be about: the `value` of a number; of lists and dicts the entries, n, and if they hold numbers min, max and sum.
+
+    An entry `a, b` is called a_b, and the entry c of a dict in it a_b_c."""
     if not isinstance(value, (dict, list)): return dict(value=value)
     entries = {}
     for k,v in value.items() if isinstance(value, dict) else enumerate(value):
-        entries |= {re.sub(r'\W+', '_', f'{k}_{inner}'.removesuffix('_value')): o for inner,o in parts(v).items()} if v != {} else {}
+        for inner,o in parts(v).items(): entries[re.sub(r'\W+', '_', f'{k}_{inner}'.removesuffix('_value'))] = o
     numbers = [v for v in entries.values() if isinstance(v, (int, float))]
     totals = dict(min=min(numbers), max=max(numbers), sum=sum(numbers)) if numbers else {}
     return entries | totals | dict(n=len(value))
@@ -110,7 +113,8 @@ def test_lesson(path, profile, run_dir):
     assert result['error'] is None
     lines, functions = claims(path, profile)
     failed = wrong(result['metrics'], lines)
-    failed += [f"{holds.__name__}: measured {result['metrics'][metric]}" for metric,holds in functions if not holds(result['metrics'][metric])]
+    values = [(holds, result['metrics'][metric]) for metric,holds in functions]
+    failed += [f'{holds.__name__}: measured {value}' for holds,value in values if not holds(value)]
     assert not failed, '\n'.join(failed)
 
 @pytest.mark.slow
@@ -125,18 +129,20 @@ def test_every_lesson_has_solutions_and_claims():
     assert [p.stem for p in lessons if not any(claims(p, 'cpu'))] == []
 
 def test_every_claim_is_about_something_that_one_lesson_records():
-    made = [(n, metric_of(line)) for n,section in thresholds.items() for text in section.values() for line in text.split('\n') if line]
+    lines = [(n, line) for n,section in thresholds.items() for text in section.values() for line in text.split('\n') if line]
+    made = [(n, metric_of(line)) for n,line in lines]
     made += [(n, metric) for n,_,metric,_ in relations]
     recording = {(n, metric): [p.stem for p in lessons if p.stem.startswith(n) and metric in recorded(p)] for n,metric in made}
     assert {k: v for k,v in recording.items() if len(v) != 1} == {}
 
 def test_a_claim_that_does_not_hold_is_noticed():
     metrics = dict(score=.8, sure=True, by_name={'a b': 1, 'inner': {'x': 3.5}}, listed=[1, 4], named='sdpa', none={})
-    held = ['score>=0.8', 'score<0.81', 'score==0.8', 'sure==True', 'by_name.a_b==1', 'by_name.inner_x>3', 'by_name.max<=3.5', 'by_name.n==2',
+    held = ['score>=0.8', 'score<0.81', 'score==0.8', 'sure==True',
+            'by_name.a_b==1', 'by_name.inner_x>3', 'by_name.max<=3.5', 'by_name.n==2',
             'listed.n>=2', 'listed.min==1', 'listed.sum==5', "named=='sdpa'", 'none=={}']
     assert wrong(metrics, held) == []
-    broken = ['score>0.8', 'score==0.7', 'sure==False', 'by_name.a_b==2', 'by_name.a_c>=0', 'gone>=0', 'gone==None', 'listed.max<4', "named=='eager'",
-              'named>=0', 'none.min>0']
+    broken = ['score>0.8', 'score==0.7', 'sure==False', 'by_name.a_b==2', 'by_name.a_c>=0',
+              'gone>=0', 'gone==None', 'listed.max<4', "named=='eager'", 'named>=0', 'none.min>0']
     assert len(wrong(metrics, broken)) == len(broken)
 
 @pytest.mark.parametrize('path', lessons + solutions, ids=lambda p: f'{p.parent.name}-{p.stem}')

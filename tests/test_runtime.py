@@ -1,6 +1,5 @@
 """Settings, the embedded model and the record: what goes wrong must say what, where and how to fix it."""
-import json, os, re, shutil, subprocess, sys
-from pathlib import Path
+import json, subprocess, sys
 import pytest
 from ftcook import runtime
 from ftcook.runtime import SettingsError, load_settings
@@ -36,7 +35,8 @@ def test_a_wrong_line_is_named(ini, change, needles):
     for needle in (str(path), *needles): assert needle in str(e.value)
 
 def test_a_mistake_in_the_other_profile_counts(ini):
-    with pytest.raises(SettingsError, match=r'\[gpu\], dtype'): load_settings('cpu', ini(good.replace('dtype = bfloat16', 'dtype = half')))
+    path = ini(good.replace('dtype = bfloat16', 'dtype = half'))
+    with pytest.raises(SettingsError, match=r'\[gpu\], dtype'): load_settings('cpu', path)
 
 def test_unknown_profile(ini):
     with pytest.raises(SettingsError, match='tpu.*cpu, gpu'): load_settings('tpu', ini(good))
@@ -80,5 +80,6 @@ def test_record_keeps_the_other_lessons(monkeypatch, tmp_path):
     assert kept == {'a.json': dict(x=3), 'b.json': dict(x=2)}
 
 def test_import_is_light():
-    code = 'import sys, ftcook, ftcook.runtime, ftcook.cli, ftcook.data; print([m for m in ("torch", "transformers", "datasets", "matplotlib", "spacy") if m in sys.modules])'
+    heavy = ('torch', 'transformers', 'datasets', 'matplotlib', 'spacy')
+    code = f'import sys, ftcook, ftcook.runtime, ftcook.cli, ftcook.data; print([m for m in {heavy} if m in sys.modules])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
