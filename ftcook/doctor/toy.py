@@ -45,8 +45,8 @@ def toy_rows(
     def row():
         walk = [rng.randrange(12)]
         for _ in range(length):
-            on = (walk[-1] + (rng.randrange(4) if step is None else step))%12
-            walk.append(on if rng.random() >= noise else rng.randrange(12))
+            anywhere = rng.random() < noise
+            walk.append(rng.randrange(12) if anywhere else (walk[-1] + (rng.randrange(4) if step is None else step))%12)
         asked, *said = [5 + w for w in walk]
         return dict(input_ids=[2, asked, 3, *said, 1], labels=[-100]*3 + said + [1])
     return Dataset.from_list([row() for _ in range(n)])
@@ -185,8 +185,10 @@ def broken_word(
 class InOrder:
     "Rows in the order of the data set, so that a case knows when its row comes."
     def _get_train_sampler(self, *args, **kwargs): return torch.utils.data.SequentialSampler(self.train_dataset)
-class Own(InOrder, SFTTrainer): pass
-class OwnPlain(InOrder, Trainer): pass
+class Own(InOrder, SFTTrainer):
+    "trl's trainer, with the rows in order."
+class OwnPlain(InOrder, Trainer):
+    "transformers' trainer, with the rows in order."
 
 def calm():
     "One thread, since the toy is too small to gain from more, and no search for garbage among what was imported."
