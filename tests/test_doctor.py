@@ -1,5 +1,5 @@
 """The doctor names what is wrong, raises no alarm on what is sound, and is one entrance for everything."""
-import csv, inspect, json, random, subprocess, sys
+import csv, importlib, inspect, json, random, subprocess, sys
 from types import ModuleType
 import pytest
 import ftcook.doctor as doctor
@@ -40,10 +40,12 @@ def test_no_check_fails(results):
 
 def test_table_lists_every_case(cases):
     rows = list(csv.DictReader((root/'nbs'/'measurements'/'doctor_cases.csv').open()))
-    assert [(r['kind'], r['case'], r['planted']) for r in rows] == [(c.kind, c.name, c.planted or 'healthy') for c in cases.cases]
+    kept = [(r['kind'], r['case'], r['planted']) for r in rows]
+    assert kept == [(c.kind, c.name, c.planted or 'healthy') for c in cases.cases]
 
 def test_every_rule_is_planted(cases):
-    beyond = {'check_failed', 'not_a_run', 'pickled', 'oom_evaluation', 'broken_import', 'quantized_base'}  # tested beside this file
+    "Or tested in the files beside this one."
+    beyond = {'check_failed', 'not_a_run', 'pickled', 'oom_evaluation', 'broken_import', 'quantized_base'}
     assert set(rules) - {c.planted for c in cases.cases} == beyond
 
 def test_live_findings_name_the_row(results):
@@ -141,8 +143,8 @@ print(len(found), 'torch' in sys.modules, time.perf_counter() - start)"""
     n, torch, seconds = said.split()
     assert n == '0' and torch == 'False' and float(seconds) < 2
 
-def modules(): return [getattr(__import__(f'ftcook.doctor.{name}', fromlist=['x']), '__dict__') for name in
-                       ('errors', 'training', 'inputs', 'diagnose', 'callback', 'toy', 'cases')]
+rooms = ('errors', 'training', 'inputs', 'diagnose', 'callback', 'toy', 'cases')
+def modules(): return [vars(importlib.import_module(f'ftcook.doctor.{name}')) for name in rooms]
 
 def test_every_public_function_says_what_it_does():
     for names in modules():

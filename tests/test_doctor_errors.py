@@ -3,8 +3,8 @@ import os, re, weakref
 from dataclasses import replace
 from pathlib import Path
 import pytest
-from ftcook.doctor import (Facts, Message, diagnose, diagnose_environment, diagnose_exception, diagnose_log, environment_facts, is_oom,
-    known_messages, oom_fixes, rules, train_within)
+from ftcook.doctor import (Facts, Message, diagnose, diagnose_environment, diagnose_exception, diagnose_log,
+    confidences, environment_facts, is_oom, known_messages, oom_fixes, rules, train_within)
 
 # Messages
 
@@ -40,7 +40,8 @@ said = [ # one text of each entry of messages.toml, as the library says it, and 
     ('RuntimeError: The NVIDIA driver on your system is too old (found version 11040).', 'driver'),
     ('AssertionError: Torch not compiled with CUDA enabled', 'cpu_torch'),
     ('RuntimeError: CUDA error: no kernel image is available for execution on the device', 'no_kernel'),
-    ('ImportError: tokenizers>=0.23 is required for a normal functioning of this module, but found tokenizers==0.17', 'incompatible'),
+    ('ImportError: tokenizers>=0.23 is required for a normal functioning of this module, but found tokenizers==0.17',
+        'incompatible'),
     ("ImportError: cannot import name 'SFTConfig' from 'trl' (/x/trl/__init__.py)", 'incompatible'),
     ("ModuleNotFoundError: No module named 'peft'", 'broken_import')]
 
@@ -53,7 +54,7 @@ def test_every_entry_is_tried(): assert {named(text) for text,_ in said} == set(
 
 def test_entries_are_whole():
     assert {m.code for m in known_messages()} <= set(rules)
-    assert all(m.library and re.fullmatch(r'[\d.]*', m.version) and m.confidence in ('certain', 'likely', 'possible') for m in known_messages())
+    for m in known_messages(): assert m.library and re.fullmatch(r'[\d.]*', m.version) and m.confidence in confidences
 
 def test_a_message_of_ones_own():
     killed = Message('oom_training', re.compile(r'oom-kill event'), 'likely', 'slurm', '24.05')
@@ -63,7 +64,8 @@ def test_a_message_of_ones_own():
     assert [(f.code, f.confidence) for f in found] == [('oom_training', 'likely')]
 
 def test_ordinary_errors_are_not_recognised():
-    for e in (KeyError('x'), ValueError('invalid literal for int()'), RuntimeError('something else'), ZeroDivisionError('division by zero')):
+    ordinary = KeyError('x'), ValueError('invalid literal for int()'), RuntimeError('something else'), ZeroDivisionError('by 0')
+    for e in ordinary:
         assert diagnose(e).codes == [], e
 
 # Exceptions
@@ -124,7 +126,8 @@ def test_every_rung_changes_something():
 
 def test_the_phase_is_read_from_the_traceback_of_a_log(tmp_path):
     trace = 'Traceback (most recent call last):\n  File "/x/trainer.py", line 1, in evaluation_loop\n    x()\n'
-    (tmp_path/'a.log').write_text('{"loss": 1}\n'*5 + trace + 'torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\n'*3)
+    ending = 'torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\n'*3
+    (tmp_path/'a.log').write_text('{"loss": 1}\n'*5 + trace + ending)
     found = diagnose_log(tmp_path/'a.log')
     assert found.codes == ['oom_evaluation'] and found[0].where == dict(file='a.log', line=9)
 
@@ -136,7 +139,8 @@ def test_only_the_end_of_a_long_log_is_read(tmp_path):
 
 def test_this_machine(): assert set(environment_facts().versions) >= {'torch', 'transformers', 'trl', 'peft'}
 
-cuda = Facts(free_gib=500., versions=dict(torch='2.13.0'), torch_cuda='12.8', driver=(13, 0), capability=(9, 0), architectures=('sm_90',))
+cuda = Facts(free_gib=500., versions=dict(torch='2.13.0'), torch_cuda='12.8', driver=(13, 0), capability=(9, 0),
+    architectures=('sm_90',))
 
 @pytest.mark.parametrize('changes,code', [
     ({}, None), (dict(capability=(7, 5), architectures=('sm_75',)), 'bf16'), (dict(capability=(12, 0)), 'no_kernel'),

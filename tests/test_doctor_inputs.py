@@ -2,8 +2,8 @@
 import json, os, pickle, socket, sys, time
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from ftcook.doctor import (diagnose, diagnose_answers, diagnose_data, diagnose_history, diagnose_prompt, diagnose_script, parameters,
-    read_script, renamed, script_checks)
+from ftcook.doctor import (Finding, Rule, diagnose, diagnose_answers, diagnose_data, diagnose_history, diagnose_prompt,
+    diagnose_script, parameters, read_script, renamed, script_checks)
 from ftcook.doctor.inputs import _called
 
 def write(path, content):
@@ -27,7 +27,8 @@ SFTTrainer(*a, **{"tokenizer": t, **b})
     assert [f.where['line'] for f in diagnose(write(tmp_path/'a.py', source))] == [3, 5]
 
 def test_notebook(tmp_path):
-    cells = [dict(cell_type='markdown', source='# x ='), dict(cell_type='code', source=['%pip install trl\n', 'SFTTrainer(tokenizer=1)'])]
+    code = ['%pip install trl\n', 'SFTTrainer(tokenizer=1)']
+    cells = [dict(cell_type='markdown', source='# x ='), dict(cell_type='code', source=code)]
     assert diagnose(write(tmp_path/'a.ipynb', json.dumps(dict(cells=cells)))).first == 'unknown_argument'
 
 def fixes(tmp_path, source): return [f.fix for f in diagnose_script(write(tmp_path/'a.py', source))]
@@ -65,14 +66,15 @@ def test_where_a_name_comes_from():
     ('n = get_peft_model(m, c)\nSFTTrainer(m, peft_config=c)', []),
     ('rate = 1e-6\nSFTConfig(learning_rate=rate); LoraConfig(r=8)', ['lr_too_low']),
     ('SFTConfig(learning_rate=.5); LoraConfig(r=8)', ['lr_too_high']),
-    ('SFTConfig(learning_rate=1e-6)', []), ('SFTConfig(learning_rate=1e-8)', ['lr_too_low']), ('SFTConfig(learning_rate=1e-2)', ['lr_too_high']),
+    ('SFTConfig(learning_rate=1e-6)', []), ('SFTConfig(learning_rate=1e-8)', ['lr_too_low']),
+    ('SFTConfig(learning_rate=1e-2)', ['lr_too_high']),
     ('DPOConfig(learning_rate=1e-8)', [])], ids=lambda o: str(o)[:50])
 def test_combinations(tmp_path, source, wanted): assert codes(tmp_path, source) == wanted
 
 def test_a_check_of_ones_own(tmp_path):
-    from ftcook.doctor import Finding, Rule
+    rule = Rule('no_seed', 'no seed', 'forgotten', 'seed=0')
     def check_seed(script):
-        if not any('seed' in c[2] for c in script.calls): yield Finding(Rule('no_seed', 'no seed', 'forgotten', 'seed=0'), 'certain', 'no seed=')
+        if not any('seed' in c[2] for c in script.calls): yield Finding(rule, 'certain', 'no seed=')
     path = write(tmp_path/'a.py', 'SFTConfig()')
     assert diagnose(path, checks=(*script_checks, check_seed)).codes == ['no_seed'] and diagnose(path).codes == []
 
@@ -94,10 +96,12 @@ def test_addresses_that_belong_to_nobody_are_no_secrets():
     ('password: hunter2hunter2', 'assigned'), ('AKIAABCDEFGHIJKLMNOP', 'aws')])
 def test_kinds_of_secrets(text, kind): assert f'1 × {kind}' in diagnose_data([talk('Hi', text)])[0].evidence
 
-@pytest.mark.parametrize('mark', ['<|im_start|>', '[INST] x [/INST]', '<|start_header_id|>', '<start_of_turn>', '<|assistant|>', '### Response:'])
+marks = '<|im_start|> [INST] [/INST] <|start_header_id|> <|eot_id|> <start_of_turn> <|assistant|>'.split() + ['### Response:']
+@pytest.mark.parametrize('mark', marks)
 def test_marks_of_each_template(mark):
     found = diagnose_data([talk('Hi', f'{mark} hello')])
-    assert found.codes == ['baked_template'] and repr(mark.split()[0]) in found[0].evidence or mark.startswith('###') and found.codes
+    assert found.codes == ['baked_template'] and found[0].evidence.endswith(f'marks such as {mark!r}')
+    assert diagnose_data([talk('Hi', 'hello')]).codes == []
 
 # Answers and prompts
 
@@ -133,18 +137,20 @@ def test_nothing_is_executed(tmp_path, monkeypatch):
 # Strange files
 
 deep = '['*200_000
-keys = """log_history step loss grad_norm learning_rate eval_loss rewards/margins logps/chosen messages prompt chosen role content model
-vocab added_tokens id r cells source cell_type chat_template eos_token""".split()
+keys = """log_history step loss grad_norm learning_rate eval_loss rewards/margins logps/chosen messages prompt chosen role content
+model vocab added_tokens id r cells source cell_type chat_template eos_token""".split()
 logged = 'step loss grad_norm learning_rate eval_loss rewards/chosen rewards/margins logps/chosen'.split()
-files = """trainer_state.json adapter_config.json config.json tokenizer.json tokenizer_config.json adapter_model.safetensors optimizer.pt
-chat_template.jinja""".split()
+files = """trainer_state.json adapter_config.json config.json tokenizer.json tokenizer_config.json adapter_model.safetensors 
+optimizer.pt chat_template.jinja""".split()
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 def grown(inner): return st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(keys), inner, max_size=5)
 json_values = st.recursive(plain, grown, max_leaves=25)
 contents = json_values.map(lambda o: json.dumps(o).encode())
 numbers = st.integers(-5, 60) | st.floats() | st.none() | st.text(max_size=3)
+anything = st.binary(max_size=300) | st.text(max_size=200).map(str.encode)
 entries = st.lists(st.dictionaries(st.sampled_from(logged), numbers, max_size=6), max_size=40)
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+ignored = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+quick = settings(max_examples=60, deadline=None, suppress_health_check=ignored)
 
 def sound(found): assert 'check_failed' not in found.codes, str(found)
 
@@ -160,26 +166,29 @@ def test_any_run_folder(tmp_path, name, content):
 def test_any_history(history): sound(diagnose_history(history))
 
 @quick
-@given(st.sampled_from(['.py', '.ipynb', '.jsonl', '.log']), st.binary(max_size=300) | st.text(max_size=200).map(str.encode) | contents)
+@given(st.sampled_from(['.py', '.ipynb', '.jsonl', '.log']), anything | contents)
 def test_any_file(tmp_path, suffix, content): sound(diagnose(write(tmp_path/f'file{suffix}', content)))
 
 @quick
 @given(st.lists(json_values, max_size=5))
-def test_any_rows(tmp_path, rows): sound(diagnose(write(tmp_path/'rows.jsonl', '\n'.join(json.dumps(r) for r in rows))))
+def test_any_rows(tmp_path, rows):
+    sound(diagnose(write(tmp_path/'rows.jsonl', '\n'.join(json.dumps(r) for r in rows))))
 
 @quick
 @given(st.lists(st.text(max_size=80), max_size=5))
 def test_any_answers(texts): sound(diagnose_answers(texts))
 
 hostile = [('a.py', deep), ('a.py', 'x = ' + '-'*100_000 + '1'), ('a.py', 'x\0y'), ('a.py', b'\xff\xfe\x00'), ('a.py', '('*5000),
-    ('a.ipynb', deep), ('a.ipynb', '[]'), ('a.jsonl', deep), ('a.jsonl', '{"a":'*50_000), ('a.jsonl', '\0'*1000), ('a.log', deep), ('a.jsonl', '')]
+    ('a.ipynb', deep), ('a.ipynb', '[]'), ('a.jsonl', deep), ('a.jsonl', '{"a":'*50_000), ('a.jsonl', '\0'*1000), ('a.jsonl', ''),
+    ('a.log', deep)]
 @pytest.mark.parametrize('name,content', hostile, ids=lambda o: str(o[:12]))
 def test_hostile_files(tmp_path, name, content):
     start = time.perf_counter()
     sound(diagnose(write(tmp_path/name, content)))
     assert time.perf_counter() - start < 10
 
-states = [deep, '{"log_history": ' + deep, '\0', '{', 'NaN', '[1]', '{"log_history": [{"step": 1e400}, 7, {"step": 1, "loss": "NaN"}]}', b'\xff\xff']
+strange = '{"log_history": [{"step": 1e400}, 7, {"step": 1, "loss": "NaN"}]}'
+states = [deep, '{"log_history": ' + deep, '\0', '{', 'NaN', '[1]', strange, b'\xff\xff']
 @pytest.mark.parametrize('name', ['trainer_state.json', 'adapter_config.json', 'tokenizer.json'])
 @pytest.mark.parametrize('content', states, ids=lambda o: str(o[:12]))
 def test_hostile_run_files(tmp_path, name, content):
