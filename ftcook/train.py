@@ -32,7 +32,7 @@ from .runtime import libraries, machine, model_path, versions
 from .sft import generate_batch, sft_trainer
 from .tasks import Task, get_task, json_object
 
-# %% ../nbs/14b_train.ipynb #14b-021
+# %% ../nbs/14b_train.ipynb #14b-023
 def _renamed(path, columns, folder):
     "A copy of a JSONL file with other column names; what is no object, or would lose a column, stays as it is."
     out = folder/path.name
@@ -70,7 +70,7 @@ def file_rows(
     if any('messages' not in row for row in rows): raise recipe.error(('data', 'path'), 'preference pairs are for lesson 06')
     return rows[:recipe.data.rows], rejects
 
-# %% ../nbs/14b_train.ipynb #14b-023
+# %% ../nbs/14b_train.ipynb #14b-025
 def _required(recipe, rows):
     "An error if a column that the split needs is not there."
     for at in ('key', 'groups'):
@@ -106,7 +106,7 @@ def _task_splits(recipe):
     made = dict(train=train[:n], validation=train[n:], test=task.rows(own.test, 'test', own.seed))
     return {name: Dataset.from_list(rows) for name,rows in made.items() if rows}, [], {}
 
-# %% ../nbs/14b_train.ipynb #14b-025
+# %% ../nbs/14b_train.ipynb #14b-027
 def _leaks(recipe, made):
     "How many test questions have a near copy in training; an error if the recipe allows none."
     seen = [row for name in ('train', 'validation') for row in made.get(name, ())]
@@ -143,7 +143,7 @@ def _whole(path):
     with part.open('w', encoding='utf-8', newline='') as f: yield f
     part.replace(path)
 
-# %% ../nbs/14b_train.ipynb #14b-029
+# %% ../nbs/14b_train.ipynb #14b-031
 def answer_losses(
     model, # with or without an adapter
     tokenizer, # its tokenizer
@@ -182,7 +182,7 @@ def text_marks(
     found = [scorer.score(w, a) for w,a in zip(wanted, answers, strict=True)]
     return dict(token_f1=[o['rouge1'].fmeasure for o in found], rouge_l=[o['rougeL'].fmeasure for o in found])
 
-# %% ../nbs/14b_train.ipynb #14b-031
+# %% ../nbs/14b_train.ipynb #14b-033
 def _measured(*values, **kwargs):
     "A number with its interval; where every draw is the same, the interval is the number."
     found = bootstrap(*values, **kwargs)
@@ -221,7 +221,7 @@ def score_model(
         metrics |= score_answers(recipe, answers, rows)
     return dict(metrics=metrics, losses=sums, counts=counts, answers=answers)
 
-# %% ../nbs/14b_train.ipynb #14b-034
+# %% ../nbs/14b_train.ipynb #14b-036
 def last_checkpoint(
     folder:Path, # with `checkpoint-<step>` folders
 )->str|None: # the last whole one
@@ -243,14 +243,14 @@ def recipe_trainer(
     train, validation = ([dict(messages=row['messages']) for row in splits.get(name, ())] for name in ('train', 'validation'))
     if validation and args.eval_strategy != 'no':
         more['eval_dataset'] = Dataset.from_list([to_prompt_completion(row) for row in validation])
-        patience = recipe.early_stopping
-        if patience and args.load_best_model_at_end: more['callbacks'] = [EarlyStoppingCallback(patience.patience, patience.threshold)]
+        stop = recipe.early_stopping
+        if stop and args.load_best_model_at_end: more['callbacks'] = [EarlyStoppingCallback(stop.patience, stop.threshold)]
     torch.manual_seed(args.seed)
     trainer = sft_trainer(model, tokenizer, train, args, lora_arguments(recipe), **more)
     check_loss_mask(trainer, len(train))
     return trainer
 
-# %% ../nbs/14b_train.ipynb #14b-035
+# %% ../nbs/14b_train.ipynb #14b-037
 def _is_over(state):
     "Was a checkpoint's state the end of its run?"
     stop = state.stateful_callbacks.get('EarlyStoppingCallback')
@@ -281,6 +281,7 @@ def _fit(recipe, model, tokenizer, splits, folder):
     return dict(steps=state.global_step, planned_steps=state.max_steps, best_step=state.best_global_step or state.global_step,
                 loss=last[0] if last else None, validation_loss=min(best) if best else None)
 
+# %% ../nbs/14b_train.ipynb #14b-038
 def write_curve(
     log:list, # `log_history` of a trainer's state
     folder:Path, # curve.csv and curve.svg go here
@@ -302,7 +303,7 @@ def write_curve(
     (folder/'.curve.svg').replace(folder/'curve.svg')
     return curves
 
-# %% ../nbs/14b_train.ipynb #14b-038
+# %% ../nbs/14b_train.ipynb #14b-041
 def _versions(): return versions(['ftcook', *libraries, 'pydantic'])
 
 def write_json(
@@ -323,7 +324,7 @@ def _flat(values, at=''):
     if not isinstance(values, dict) or not values: return {at: values}
     return {k: v for key,value in values.items() for k,v in _flat(value, f'{at}.{key}'.lstrip('.')).items()}
 
-# %% ../nbs/14b_train.ipynb #14b-039
+# %% ../nbs/14b_train.ipynb #14b-042
 def open_run(
     recipe:Recipe, # from `load_recipe`
 )->Path: # its run folder
@@ -346,7 +347,7 @@ def open_run(
     raise recipe.error(('output',), f"{recipe.output} holds the run of another recipe: {'; '.join(differs[:5])}; "
                        'choose another folder, or remove that one')
 
-# %% ../nbs/14b_train.ipynb #14b-040
+# %% ../nbs/14b_train.ipynb #14b-043
 def _show(metrics): return ', '.join(f"{k} {o['value']:.3g} ({o['low']:.3g} to {o['high']:.3g})" for k,o in metrics.items())
 def _counts(rows): return ', '.join(f'{name} {n:,}' for name,n in rows.items())
 
@@ -375,7 +376,7 @@ def train(
     print(f"4/4 after: {_show(after['metrics'])}", flush=True)
     return finish(recipe, folder, data, training, before, after, splits['test'])
 
-# %% ../nbs/14b_train.ipynb #14b-041
+# %% ../nbs/14b_train.ipynb #14b-044
 def finish(
     recipe:Recipe, # from `load_recipe`
     folder:Path, # its run folder
@@ -398,7 +399,7 @@ def finish(
     return write_json(folder/'metrics.json', dict(name=recipe.name, data=data, training=training, before=before['metrics'],
                                                   after=after['metrics'], change=change, versions=_versions()))
 
-# %% ../nbs/14b_train.ipynb #14b-044
+# %% ../nbs/14b_train.ipynb #14b-047
 class Plan(AttrDict):
     "What a run would do: rows, tokens, steps, weights, memory, time and cost."
     def __str__(self):
@@ -421,15 +422,13 @@ def planned_steps(
     batches = math.ceil(rows/args.per_device_train_batch_size)
     return math.ceil(args.num_train_epochs*max(1, math.ceil(batches/args.gradient_accumulation_steps)))
 
-# %% ../nbs/14b_train.ipynb #14b-045
+# %% ../nbs/14b_train.ipynb #14b-048
 def _estimate(recipe, args, longest, tokens, gpu):
     "The estimator of lesson 11b, asked with what a recipe says."
     from ftcook.cost import estimate
     own = recipe.model
-    return estimate(model_path(own.base), 'qlora' if own.quantize != 'none' else 'lora', seq_len=longest, gpu=gpu, tokens=tokens,
-                    batch_size=args.per_device_train_batch_size, quant=own.quantize, dtype=on_this_machine(recipe),
-                    rank=lora_arguments(recipe).r, accumulation=args.gradient_accumulation_steps,
-                    checkpointing='full' if args.gradient_checkpointing else 'none')
+    return estimate(own.base, args, lora_arguments(recipe), gpu=gpu, tokens=tokens, max_length=longest, quantize=own.quantize,
+                    dtype=on_this_machine(recipe), attn_implementation=own.attn_implementation or 'sdpa')
 
 def _duration(s): return f'{s/3600:.1f} hours' if s >= 7200 else f'{s/60:.0f} minutes' if s >= 120 else f'{s:.0f} s'
 
@@ -453,7 +452,7 @@ def _outlook(recipe, args, longest, steps, step_s, gpu):
     if e and gpu: cost = f'at most {max(e.usd[1], .01):,.2f} USD' if e.usd else f'unknown: no price of {e.gpu} is known'
     return dict(memory=memory, time=time, cost=cost, fits=e.fits if e and known else None)
 
-# %% ../nbs/14b_train.ipynb #14b-046
+# %% ../nbs/14b_train.ipynb #14b-049
 class _StepTimes(TrainerCallback):
     def __init__(self): self.ends = []
     def on_step_end(self, args, state, control, **kwargs): self.ends.append(time.perf_counter())
