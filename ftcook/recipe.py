@@ -209,7 +209,8 @@ _sections = dict(data=Data, splits=Splits, model=Model, lora=Lora, trainer=Train
 # %% ../nbs/14a_recipe.ipynb #14a-035
 def _choices(wanted, allowed, most=14):
     "Allowed values for an error message, the nearest first."
-    near = difflib.get_close_matches(str(wanted), allowed, 3, .6)
+    starts = sorted((o for o in allowed if len(str(wanted)) > 2 and o.startswith(str(wanted))), key=len)
+    near = list(dict.fromkeys([*starts, *difflib.get_close_matches(str(wanted), allowed, 3, .6)]))[:3]
     rest = [o for o in allowed if o not in near]
     if not near: return f"use one of {', '.join(allowed[:most])}{', …' if len(allowed) > most else ''}"
     others = ', '.join(rest) if len(allowed) <= most else f'{len(rest)} more'
@@ -251,6 +252,7 @@ def _explain(error, values):
             messages.append(f"{e['input']!r} is not allowed; {_choices(e['input'], allowed)}")
         else: kinds.append(_kinds.get(e['type'].removesuffix('_type')) or e['msg'].removeprefix('Input should be '))
     for at,(kinds, messages) in found.items():
+        if 'a number' in kinds: kinds = [kind for kind in kinds if kind != 'a whole number']
         if kinds: messages.insert(0, f"{_value(values, at)!r} is not {' or '.join(dict.fromkeys(kinds))}")
         yield at, '; '.join(messages)
 
@@ -307,8 +309,8 @@ def _task_contradictions(recipe):
     for name in ('test', 'validation'):
         if name in recipe.splits.model_fields_set and isinstance(getattr(recipe.splits, name), int): continue
         yield ('splits', name), 'must be a whole number of rows, because a task makes its splits itself'
-    for name in {'by', 'key', 'groups'} & recipe.splits.model_fields_set:
-        yield ('splits', name), 'is for files; a task makes its splits itself'
+    for name,off in dict(by='random', key=None, groups=None).items():
+        if getattr(recipe.splits, name) != off: yield ('splits', name), 'is for files; a task makes its splits itself'
 
 # %% ../nbs/14a_recipe.ipynb #14a-042
 def load_recipe(
