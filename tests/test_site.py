@@ -147,8 +147,11 @@ def test_faults_on_a_page_are_noticed(chromium, site):
         found = page.evaluate('look.everything()')
         return {k for k in kinds if found[k]}
     assert noticed() == set()
-    planted = dict(brokenImages='<img src="data:image/png;base64,AAAA" alt="gone">', overflow='<div style="width: 900px">wide</div>',
-        small='<p style="font-size: 6px">small</p>', faint='<p style="color: #eee; background: #fff">faint</p>',
+    planted = dict(
+        brokenImages='<img src="data:image/png;base64,AAAA" alt="gone">',
+        overflow='<div style="width: 900px">wide</div>',
+        small='<p style="font-size: 6px">small</p>',
+        faint='<p style="color: #eee; background: #fff">faint</p>',
         noise='<div class="cell-output-stderr"><pre>A warning</pre></div>')
     for kind,html in planted.items():
         page.evaluate('html => document.querySelector("main").insertAdjacentHTML("beforeend", html)', html)
