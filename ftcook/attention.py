@@ -14,7 +14,7 @@ __all__ = ['tiled_attention', 'eager_bytes', 'needs', 'orders', 'causal', 'stand
 import importlib.metadata, re
 import torch
 from transformers import AutoModelForCausalLM
-from .lora import _config
+from .runtime import model_config
 
 # %% ../nbs/09_flash_attention.ipynb #09-013
 def causal(
@@ -186,14 +186,14 @@ def head_size(
 
 # %% ../nbs/09_flash_attention.ipynb #09-055
 def attention_refusals(
-    model, # a model, a transformers config, a name in `ftcook.lora.shapes`, 'embedded', a hub id or a local folder
+    model, # a model, a configuration, or a name as `model_config` takes it
     dtype:str|torch.dtype='bfloat16', # what queries, keys and values are computed in
     capability:tuple|None|str='here', # compute capability of the GPU, (9,0) for an H100; None: no GPU; 'here': this machine's
     packages:dict|None=None, # installed attention packages and their versions; None: those of this machine
     training:bool=True, # will there be a backward pass?
 )->dict: # implementation to list of reasons against it; an empty list: it runs
     "What keeps each attention implementation from running, with the remedy."
-    config, dtype = _config(model), str(dtype).removeprefix('torch.')
+    config, dtype = model_config(model), str(dtype).removeprefix('torch.')
     text = config.get_text_config()
     if capability == 'here': capability = this_capability()
     if packages is None: packages = installed_packages()

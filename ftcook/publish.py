@@ -196,6 +196,7 @@ def modules(
     for m in found.values(): m['imports'].sort(key=order.index)
     return {name: found[name] for name in order}
 
+# %% ../nbs/publish.ipynb #publish-h02b
 def _dotted(path): return '.'.join(p for p in path.with_suffix('').parts if p != '__init__')
 
 def _module(path, package, paths):

@@ -58,6 +58,11 @@ def test_split_does_not_depend_on_hash_seed():
         return subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, check=True).stdout
     assert printed('1') == printed('2')
 
+def test_a_split_by_time_never_reaches_behind_a_group_that_does_not_fit():
+    rows = [dict(day=day) for day in range(6)]
+    parts = split(rows, test=2, by='time', key='day', groups=['a', 'b', 'c', 'c', 'c', 'd'])
+    assert parts['test']['day'][:] == [5]
+
 def test_adding_rows_moves_few():
     rows = [dict(id=i) for i in range(1000)]
     before, after = (set(split(r, test=.1)['test']['id']) for r in (rows, rows + [dict(id=i) for i in range(1000, 1050)]))
@@ -146,9 +151,10 @@ def test_labels_are_where_they_say(labelled):
 
 def test_scores_of_a_case_worked_by_hand():
     truth = [[(0, 4, 'PERSON'), (10, 14, 'PERSON')], [(0, 9, 'PHONE_NUMBER')], []]
-    found = [[(0, 4, 'PERSON'), (10, 13, 'PERSON')], [(0, 10, 'CREDIT_CARD')], [(5, 8, 'PERSON')]]
+    found = [[(0, 4, 'PERSON'), (5, 8, 'PERSON'), (10, 13, 'PERSON'), (14, 16, 'PERSON')], [(0, 10, 'CREDIT_CARD')],
+             [(5, 8, 'PERSON')]]
     scores = pii_scores(found, truth)
-    assert scores['PERSON'] == dict(n=2, recall=.5, finds=3, precision=2/3) # one cut short, one false alarm
+    assert scores['PERSON'] == dict(n=2, recall=.5, finds=5, precision=2/5) # one cut short, three false alarms
     assert scores['PHONE_NUMBER'] == dict(n=1, recall=1, finds=0, precision=None) # gone, under whatever name
     assert scores['CREDIT_CARD'] == dict(n=0, recall=None, finds=1, precision=1)
 

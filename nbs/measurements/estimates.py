@@ -3,7 +3,7 @@ import argparse, csv, datetime, functools, itertools, time
 from pathlib import Path
 from ftcook.cli import merge_rows
 from ftcook.cost import GiB, comparable_runs, fit_calibration, gpu_offers, model_config, reserved_bytes, trace_step
-from ftcook.doctor import oom_cures
+from ftcook.doctor import oom_fixes
 from ftcook.memory import run_defaults, training_run
 from ftcook.runtime import versions
 
@@ -26,8 +26,8 @@ def traced(run):
 def attempts(model):
     "The runs that oom.py tries one after the other, each with its loss."
     from oom import plain_loss, start
-    settings = itertools.accumulate(oom_cures, lambda settings, cure: settings | cure.change(settings), initial=start)
-    for name,s in zip(['none', *(cure.name for cure in oom_cures)], settings):
+    settings = itertools.accumulate(oom_fixes, lambda settings, cure: settings | cure.change(settings), initial=start)
+    for name,s in zip(['none', *(cure.name for cure in oom_fixes)], settings):
         if not s['activation_offloading']: yield name, training_run(model=model, method='lora' if s['quantize'] == 'none' else 'qlora', batch=s['per_device_train_batch_size'], accumulation=s['gradient_accumulation_steps'], seq=s['max_length'],
             checkpointing='full' if s['gradient_checkpointing'] else 'none', optimizer=s['optim']), None if s['fused'] else plain_loss
 

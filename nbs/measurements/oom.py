@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 from ftcook.cli import device_name, merge_rows
-from ftcook.doctor import oom_cures, train_within
+from ftcook.doctor import oom_fixes, train_within
 from ftcook.lora import lora_config, shapes
 
 here = Path(__file__).parent
@@ -83,11 +83,11 @@ def measure(limit, config, model, steps=3):
         with tempfile.TemporaryDirectory() as folder: return train(config, steps, folder, **settings)
     def note(tried):
         peak = (torch.cuda.max_memory_allocated()/2**30, torch.cuda.max_memory_reserved()/2**30) if device == 'cuda' else (0, 0)
-        row = dict(common, cure=tried['cure'], outcome=tried['outcome'], error=tried['error'][:160], step_s=round(tried['result'] or 0, 3), peak_allocated_gib=round(peak[0], 2), peak_reserved_gib=round(peak[1], 2))
+        row = dict(common, cure=tried['fix'], outcome=tried['outcome'], error=tried['error'][:160], step_s=round(tried['result'] or 0, 3), peak_allocated_gib=round(peak[0], 2), peak_reserved_gib=round(peak[1], 2))
         print(row, flush=True)
         merge_rows(here/'oom.csv', [row], ('gpu', 'model', 'limit_gib', 'cure'))
-    try: train_within(attempt, start, cures=oom_cures, on_attempt=note)
-    except Exception as e: note(dict(cure='all', outcome='failed', error=f'{type(e).__name__}: {e}', result=None))
+    try: train_within(attempt, start, fixes=oom_fixes, on_attempt=note)
+    except Exception as e: note(dict(fix='all', outcome='failed', error=f'{type(e).__name__}: {e}', result=None))
     gc.collect()
     if device == 'cuda': torch.cuda.empty_cache()
 

@@ -1,0 +1,150 @@
+"""Watching a run changes nothing, stops it with good weights, and every number in a check is needed by a case."""
+import random, tempfile, tomllib
+from pathlib import Path
+import pytest
+from ftcook.doctor import DoctorCallback, diagnose, diagnose_history, is_jump, run_checks, thresholds
+from conftest import root
+
+@pytest.fixture(scope='module')
+def toy():
+    import ftcook.doctor.toy as toy
+    toy.calm()
+    return toy
+
+def losses(trainer): return [e['loss'] for e in trainer.state.log_history if 'loss' in e]
+
+# Watching
+
+def test_it_is_a_callback_of_transformers():
+    from transformers import TrainerCallback
+    assert issubclass(DoctorCallback, TrainerCallback) and DoctorCallback is not TrainerCallback
+
+def test_watching_changes_nothing(toy, tmp_path):
+    plain, seen = (toy.toy_trainer(random.Random(0), tmp_path, steps=14, callbacks=c) for c in ([], [DoctorCallback(show=None)]))
+    plain.train()
+    seen.train()
+    assert losses(plain) == losses(seen) and len(losses(seen)) == 14
+
+def test_stops_with_good_weights(toy, tmp_path):
+    import torch
+    rng = random.Random(0)
+    rows = toy.Dataset.from_list([r for r in toy.toy_rows(240, rng) if 16 not in r['input_ids']][:80])
+    doctor, model = DoctorCallback(show=None), toy.broken_word(toy.toy_model())
+    trainer = toy.toy_trainer(rng, tmp_path, toy.with_row(rows, 40, **toy.outlier(rng)), model, cls=toy.Own, callbacks=[doctor])
+    trainer.train()
+    assert doctor.findings.first == 'nan_loss' and trainer.state.global_step == 6 and doctor.named == dict(nan_loss=6)
+    assert (tmp_path/'checkpoint-6'/'adapter_model.safetensors').exists()
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters() if p.requires_grad)
+
+def test_without_stopping(toy, tmp_path):
+    doctor = DoctorCallback(stop=False, show=None)
+    trainer = toy.toy_trainer(random.Random(0), tmp_path, lr=1e-1, steps=12, callbacks=[doctor])
+    trainer.train()
+    assert doctor.findings.first == 'lr_too_high' and trainer.state.global_step == 12 and not doctor.handles
+
+def test_findings_are_shown_once(toy, tmp_path):
+    shown = []
+    doctor = DoctorCallback(stop=False, show=shown.append)
+    toy.toy_trainer(random.Random(0), tmp_path, lr=1e-1, steps=12, callbacks=[doctor]).train()
+    assert shown and sorted(f.code for f in shown) == sorted(doctor.findings.codes)
+
+# Histories
+
+def history(losses, rate=None, **columns):
+    "Log entries from lists of equal length."
+    extra = [dict(zip(columns, values)) for values in zip(*columns.values())] or [{}]*len(losses)
+    rates = {} if rate is None else dict(learning_rate=rate)
+    return [dict(step=i + 1, loss=v, **rates, **more) for i,(v,more) in enumerate(zip(losses, extra))]
+
+def evaluated(train, held_out): return history(train) + [dict(step=4*(i + 1), eval_loss=v) for i,v in enumerate(held_out)]
+
+def test_a_jump_needs_neighbours():
+    assert is_jump(3., [1., 1., 1.]) and not is_jump(3., [1., 1.]) and not is_jump(1.6, [1., 1., 1.]) and not is_jump(.5, [.1]*4)
+
+def test_a_check_of_ones_own(tmp_path):
+    from ftcook.doctor import Finding, Rule
+    def check_seen(run): yield Finding(Rule('seen', 'seen', 'x', 'y'), 'possible', f'{run.seen} files')
+    (tmp_path/'config.json').write_text('{}')
+    assert diagnose(tmp_path, checks=(*run_checks, check_seen)).codes == ['seen'] and diagnose(tmp_path).codes == []
+
+def test_what_ended_in_a_cut_is_said_to_be_cut(tmp_path):
+    (tmp_path/'optimizer.pt').write_bytes(b'PK\x03\x04' + bytes(50))
+    (tmp_path/'config.json').write_text('{"a": 1')
+    causes = {f.where['file']: f.cause for f in diagnose(tmp_path)}
+    assert 'disk was full or the process was killed' in causes['optimizer.pt'] and 'disk was full or' not in causes['config.json']
+
+# Thresholds: each is needed by the case that it names, with the value that it names
+
+def numbered():
+    groups = tomllib.loads((root/'ftcook'/'assets'/'thresholds.toml').read_text(encoding='utf-8'))
+    return [(group, name) for group,entries in groups.items() for name in entries]
+
+def broke(rising):
+    "A run that ends in NaN, after a loss that rose or one that did not."
+    return [*history([1., 1.1, 4. if rising else 1.]), dict(step=4, loss=float('nan'), grad_norm=float('nan'))]
+
+def fix_of(entries): return diagnose_history(entries)[0].fix[:7]
+
+def three_jumps():
+    "Sixty steps that go down a little, with three jumps far apart."
+    return history([.5 - i/1000 + 2.*(i in (15, 30, 45)) for i in range(60)])
+
+def culprit():
+    "A batch whose gradient breaks on the row with by far the highest loss."
+    import torch
+    from ftcook.doctor.callback import Batch
+    doctor = DoctorCallback()
+    doctor._place = lambda batch, i: dict(row=i)
+    return doctor._worst(Batch(torch.tensor(1.), torch.tensor([1., 1., 9., 1.]), None, None, None))[1]
+
+def rate(value):
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder)/'a.py').write_text(f'SFTConfig(learning_rate={value})\n')
+        return diagnose(Path(folder)/'a.py').codes
+
+def slow_rate():
+    "At which step is a tenth of the rate named?"
+    import ftcook.doctor.toy as toy
+    rng, doctor = random.Random(0), DoctorCallback(show=None)
+    with tempfile.TemporaryDirectory() as folder: toy.toy_trainer(rng, folder, lr=1e-3, callbacks=[doctor]).train()
+    return doctor.named.get('lr_too_low')
+
+made_here = { # name -> does it come out right?
+    'a rate that broke the run': lambda: [fix_of(broke(rising)) for rising in (True, False)] == ['A tenth', 'bf16 in'],
+    'three jumps in sixty steps': lambda: diagnose_history(three_jumps()).first == 'spike',
+    'an evaluation near zero': lambda: diagnose_history(evaluated([.01, .001, .0005, .0004]*5, [.002, .001, .004])).codes == [],
+    'a gradient that breaks on one row': lambda: culprit() == dict(row=2),
+    'a slow rate, named at the tenth step': lambda: slow_rate() == 10,
+    'all weights, hardly moved': lambda: rate(1e-8) == ['lr_too_low'],
+    'all weights, moved too far': lambda: rate(1e-2) == ['lr_too_high']}
+
+@pytest.fixture(scope='module')
+def outcome(toy):
+    "A function that says whether a case comes out right; run folders are made once."
+    import ftcook.doctor.cases as cases
+    by_name, made, places = {f'{c.kind}: {c.name}': c for c in cases.cases}, {}, tempfile.TemporaryDirectory()
+    def right(name):
+        if name.startswith('tests: '): return made_here[name.removeprefix('tests: ')]()
+        c = by_name[name]
+        def make():
+            folder = Path(places.name)/str(len(made))
+            folder.mkdir(exist_ok=True)
+            return folder, c.make(random.Random(f'{c.kind}-{c.name}-0'), folder)
+        if c.kind == 'run' and name not in made: made[name] = make()[0]
+        found = diagnose(made[name]) if c.kind == 'run' else make()[1]
+        return found.first == c.planted if c.planted else not found
+    yield right
+    places.cleanup()
+
+@pytest.mark.parametrize('group,name', numbered(), ids=lambda o: o)
+def test_a_threshold_is_needed(outcome, monkeypatch, group, name):
+    threshold = thresholds[name]
+    assert threshold.why and outcome(threshold.case), threshold.case
+    monkeypatch.setitem(thresholds, name, threshold._replace(value=threshold.otherwise))
+    assert not outcome(threshold.case), f'{threshold.case} comes out right with {name} = {threshold.otherwise} as well'
+
+def test_what_is_made_here_is_used_and_nothing_is_named_twice():
+    names = [name for _,name in numbered()]
+    assert len(set(names)) == len(names) and set(names) == set(thresholds)
+    assert {f'tests: {name}' for name in made_here} == {t.case for t in thresholds.values() if t.case.startswith('tests: ')}
+    with pytest.raises(AttributeError, match='no_such'): _ = thresholds.no_such
