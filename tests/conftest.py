@@ -12,18 +12,21 @@ from filelock import FileLock
 from ftcook.cli import run_lesson, trains_for_others
 from ftcook.runtime import default_profile
 
+long_files = ['site', 'cost', 'doctor', 'data_properties', 'data_faults', 'data_splits', 'cli', 'resume']
+
 def lesson_of(nodeid):
     "The lesson that a test runs, or whose solution it runs; empty for other tests."
     found = re.search(r'::test_(?:lesson|solution)\[(\w+)\]$', nodeid)
     return found[1] if found else ''
 
 def pytest_collection_modifyitems(items):
-    "The longest lessons come first, so that no worker ends late; before them the one that the others wait for."
+    "The longest come first, so that no worker ends late; before them the lesson that others wait for."
     with (root/'nbs'/'measurements'/'lessons.csv').open() as f:
         seconds = {r['lesson']: float(r['seconds']) for r in csv.DictReader(f) if r['profile'] == 'cpu'}
     def order(item):
-        lesson = lesson_of(item.nodeid)
-        return not item.get_closest_marker('trains'), -seconds.get(lesson, 60) if lesson else 0, lesson
+        lesson, file = lesson_of(item.nodeid), item.path.stem.removeprefix('test_')
+        length = seconds.get(lesson, 60) if lesson else len(long_files) - long_files.index(file) if file in long_files else 0
+        return not item.get_closest_marker('trains'), -length, lesson
     items.sort(key=order)
 
 @pytest.hookimpl(optionalhook=True)
