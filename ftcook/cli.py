@@ -232,15 +232,24 @@ def _amount(text):
 
 def _estimate(args):
     from ftcook.cost import compare, estimate
-    names = 'method rank quant checkpointing attention kernels optimizer prices'.split()
-    chosen = {name: value for name in names if (value := getattr(args, name)) is not None}
-    chosen |= dict(seq_len=args.seq, batch_size=args.batch, tokens=args.tokens, depth='trace' if args.trace else 'formula')
+    chosen = {name: value for name in _run_options.values() if (value := getattr(args, name)) is not None}
+    chosen |= dict(method=args.method, prices=args.prices, tokens=args.tokens, depth='trace' if args.trace else 'formula')
+    if args.liger: chosen['use_liger_kernel'] = True
     if args.gpu == 'all':
         found = compare(args.model, **chosen)
         print(_json([e.to_dict() for e in found]) if args.json else '\n'.join(e.line() for e in found))
     else:
         found = estimate(args.model, gpu=args.gpu, **chosen)
         print(_json(found.to_dict()) if args.json else found)
+
+# Short names on the command line for the arguments of trl, peft and transformers.
+_run_options = dict(rank='r', quant='quantize', checkpointing='gradient_checkpointing', attention='attn_implementation', optimizer='optim',
+                    seq='max_length', batch='per_device_train_batch_size')
+
+def _train(args):
+    from ftcook.train import dry_run, train
+    if args.dry_run: print(dry_run(args.recipe, args.set, args.out, args.gpu, args.measure))
+    else: train(args.recipe, args.set, args.out)
 
 def _json(found): return json.dumps(found, indent=1, ensure_ascii=False)
 
@@ -261,7 +270,7 @@ def _parser():
         p = commands.add_parser(name, help=help, description=help)
         p.set_defaults(run=run, heavy=heavy)
         return p
-    for group in (_course_options, _data_options, _estimate_options, _page_options): group(add)
+    for group in (_course_options, _data_options, _train_options, _estimate_options, _page_options): group(add)
     return parser
 
 def _course_options(add):
@@ -295,14 +304,25 @@ def _estimate_options(add):
     p.add_argument('model', help='such as mistral-7b, a folder, or a hub id')
     p.add_argument('--method', default='qlora', help='full, lora, qlora or dpo (default: %(default)s)')
     p.add_argument('--gpu', default='L40S', help='one of the price list, or all (default: %(default)s)')
-    p.add_argument('--rank', type=int, help='of the LoRA matrices')
-    for name in ('quant', 'checkpointing', 'attention', 'kernels', 'optimizer'): p.add_argument(f'--{name}')
+    about = dict(rank='of the LoRA matrices', quant='storage of the base: none, int8, fp4, nf4 or nf4-double',
+                 checkpointing='none, full, selective, or every-2 for every second layer', attention='such as sdpa or flash_attention_2',
+                 optimizer="as trl's `optim`, such as adamw_8bit", seq='tokens per row', batch='rows per step')
+    for name,field in _run_options.items():
+        p.add_argument(f'--{name}', dest=field, type=int if name in ('rank', 'seq', 'batch') else str, help=about[name])
+    p.add_argument('--liger', action='store_true', help="with Liger's kernels")
     p.add_argument('--prices', help='a table like ftcook/assets/gpu_prices.csv')
-    p.add_argument('--seq', type=int, default=2048, help='tokens per row (default: %(default)s)')
-    p.add_argument('--batch', type=int, default=4, help='rows per step (default: %(default)s)')
     p.add_argument('--tokens', type=_amount, default=10e6, help='of training, such as 10M')
     p.add_argument('--trace', action='store_true', help='trace the real model on fake tensors instead of using the formula')
     p.add_argument('--json', action='store_true', help='print the estimate as JSON')
+
+def _train_options(add):
+    p = add('train', _train, 'check, split, train and score what a recipe describes; goes on after a kill', heavy=True)
+    p.add_argument('recipe', help='a YAML file, such as recipes/faq.yaml')
+    p.add_argument('--dry-run', action='store_true', help='say what it would do, whether it fits, how long and how much; change nothing')
+    p.add_argument('--set', nargs='+', default=[], metavar='KEY=VALUE', help='such as trainer.max_steps=20; wins over the recipe')
+    p.add_argument('--out', help="the run folder; wins over the recipe's")
+    p.add_argument('--gpu', help='with --dry-run: plan for this GPU of the price list')
+    p.add_argument('--measure', type=int, default=0, metavar='STEPS', help='with --dry-run: train so many steps to time them')
 
 def _page_options(add):
     p = add('site', _site, 'build the website')
