@@ -1,15 +1,18 @@
-"""Time attention, alone and in training, at growing lengths: python nbs/measurements/attention.py [kernels limits training] [--device cpu] [--small] [--out folder]
+"""Time attention, alone and in training, at growing lengths: python nbs/measurements/attention.py [kernels limits training]
 
-Each part is a list of jobs that a process of its own works through. A job that fails leaves a row that says why; if it takes the process with it, the next job gets a new one."""
-import argparse, datetime, gc, importlib.util, json, os, statistics, subprocess, sys, threading, time, warnings
+Each part is a list of jobs that a process of its own works through. A job that fails leaves a row that says why;
+if it takes the process with it, the next job gets a new one."""
+import argparse, gc, importlib.util, json, os, statistics, subprocess, sys, threading, time, warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 here = Path(__file__).parent
-keys = dict(kernels=('gpu', 'implementation', 'head_dim', 'seq_len', 'pass'), limits=('gpu', 'implementation', 'case'), training=('gpu', 'implementation', 'case', 'checkpointing', 'seq_len'))
+keys = dict(kernels=('gpu', 'implementation', 'head_dim', 'seq_len', 'pass'), limits=('gpu', 'implementation', 'case'),
+    training=('gpu', 'implementation', 'case', 'checkpointing', 'seq_len'))
 seconds = dict(kernels=100, limits=45, training=100)  # what each part may take
 files = dict(kernels='attention.csv', limits='attention_limits.csv', training='attention_training.csv')
-backends = dict(sdpa_flash='FLASH_ATTENTION', sdpa_efficient='EFFICIENT_ATTENTION', sdpa_cudnn='CUDNN_ATTENTION', sdpa_math='MATH')
+backends = dict(sdpa_flash='FLASH_ATTENTION', sdpa_efficient='EFFICIENT_ATTENTION', sdpa_cudnn='CUDNN_ATTENTION',
+    sdpa_math='MATH')
 
 def jobs(part, small, cuda):
     "What to measure: as dicts, the most telling first."
@@ -19,15 +22,22 @@ def jobs(part, small, cuda):
     sdpa = list(backends) if cuda else ['sdpa_flash', 'sdpa_math']
     if part == 'kernels':
         size = dict(tokens=1024, hidden=128) if small else dict(tokens=16384, hidden=2048)
-        out = [dict(implementation=i, head_dim=d, seq_len=n, **size) for d in ([64] if small else [128, 64]) for i in [*fused, 'eager', *sdpa] for n in lengths]
-        return out + [dict(implementation='flex_attention', head_dim=128, seq_len=n, **size) for n in (2048, 8192) if cuda and not small]
+        out = [dict(implementation=i, head_dim=d, seq_len=n, **size) for d in ([64] if small else [128, 64])
+            for i in [*fused, 'eager', *sdpa] for n in lengths]
+        return out + [dict(implementation='flex_attention', head_dim=128, seq_len=n, **size) for n in (2048, 8192) if cuda
+            and not small]
     if part == 'limits':
-        cases = ['as measured', 'float32', 'float16', 'explicit mask', 'dropout', 'grouped heads', 'head size 256', 'head size 320']
-        return [dict(implementation=i, case=c) for i in ['sdpa', *sdpa] for c in cases] + [dict(implementation=i, case=c) for i in fused for c in ('as measured', 'float32', 'dropout', 'head size 320')]
-    size = dict(tokens=1024, hidden=64, intermediate=128, heads=4, kv_heads=2, window=512) if small else dict(tokens=16384, hidden=4096, intermediate=14336, heads=32, kv_heads=8, window=4096)
-    def step(implementation, n, case='plain', checkpointing=False): return dict(implementation=implementation, case=case, checkpointing=checkpointing, seq_len=n, layers=2, **size)
+        cases = ['as measured', 'float32', 'float16', 'explicit mask', 'dropout', 'grouped heads', 'head size 256',
+            'head size 320']
+        return [dict(implementation=i, case=c) for i in ['sdpa', *sdpa] for c in cases] + [dict(implementation=i, case=c)
+            for i in fused for c in ('as measured', 'float32', 'dropout', 'head size 320')]
+    size = dict(tokens=1024, hidden=64, intermediate=128, heads=4, kv_heads=2, window=512) if small else dict(tokens=16384,
+        hidden=4096, intermediate=14336, heads=32, kv_heads=8, window=4096)
+    def step(implementation, n, case='plain', checkpointing=False):
+        return dict(implementation=implementation, case=case, checkpointing=checkpointing, seq_len=n, layers=2, **size)
     plain = [step(i, n, checkpointing=c) for c in (False, True) for i in ['eager', 'sdpa', *fused] for n in lengths]
-    return plain + [step('sdpa_cudnn', n) for n in lengths if cuda] + [step(i, n, 'one padding token') for i in ['sdpa', *fused] for n in lengths[1::2]] + \
+    return plain + [step('sdpa_cudnn', n) for n in lengths if cuda] + [step(i, n, 'one padding token') for i in ['sdpa', *fused]
+        for n in lengths[1::2]] + \
         [step(i, n, f"window {size['window']}") for i in ['sdpa', *fused] for n in lengths if n > size['window']]
 
 # --- what a row needs besides its figures
@@ -45,13 +55,14 @@ def ceilings(cuda):
 
 def label(part, job, status=''):
     "What every row carries, also that of a job that failed."
-    from ftcook.cli import device_name
-    from ftcook.runtime import versions
-    pinned = ' '.join(f'{k}-{v}' for k,v in versions(['torch', 'transformers', 'flash-attn']).items() if v)
-    shape = dict(batch=job['tokens']//job['seq_len'], heads=job.get('heads') or job['hidden']//job['head_dim']) if 'tokens' in job else {}
-    empty = dict(kernels=dict.fromkeys(['pass', 'dtype', 'ms', 'tflops', 'ceiling_tflops', 'copy_gb_s', 'peak_mib', 'kept_mib', 'error'], ''), limits=dict(note=''), training=dict.fromkeys(['step_ms', 'tokens_per_s', 'peak_gib'], ''))[part]
-    return dict(gpu=device_name(), **{k: v for k,v in job.items() if k in ('implementation', 'case', 'checkpointing', 'head_dim', 'seq_len', 'layers')}, **shape, **empty,
-                status=status or 'measured', versions=pinned, date=datetime.date.today().isoformat())
+    from ftcook.bench import device_name, label as dated
+    shape = dict(batch=job['tokens']//job['seq_len'], heads=job.get('heads')
+        or job['hidden']//job['head_dim']) if 'tokens' in job else {}
+    empty = dict(kernels=dict.fromkeys(['pass', 'dtype', 'ms', 'tflops', 'ceiling_tflops', 'copy_gb_s', 'peak_mib', 'kept_mib',
+        'error'], ''), limits=dict(note=''), training=dict.fromkeys(['step_ms', 'tokens_per_s', 'peak_gib'], ''))[part]
+    return dict(gpu=device_name(), **{k: v for k,v in job.items()
+        if k in ('implementation', 'case', 'checkpointing', 'head_dim', 'seq_len', 'layers')}, **shape, **empty,
+                **dated(('torch', 'transformers', 'flash-attn'), status=status or 'measured'))
 
 def failed(part, job, why):
     "The rows of a job that failed."
@@ -60,7 +71,8 @@ def failed(part, job, why):
 
 def reason(e):
     "An exception in a few words."
-    if 'out of memory' in str(e).lower(): return 'out of memory'
+    from ftcook.runs import is_oom
+    if is_oom(e): return 'out of memory'
     return f'{type(e).__name__}: {(str(e).strip().splitlines() or [""])[0][:160]}'
 
 # --- time and memory
@@ -141,14 +153,16 @@ def error(attend, q, k, v, g):
         out = attend(q, k, v)
         return [out.detach().float(), torch.cat([t.float() for t in torch.autograd.grad(out, (q, k, v), g)])]
     wanted = results(implementation('eager', *q.shape[2:0:-1], q.device, torch.float32), *(t.float() for t in (q, k, v, g)))
-    return {name: float(f'{((a - b).norm()/b.norm()).item():.3g}') for name,a,b in zip(('forward', 'backward'), results(attend, q, k, v, g), wanted)}
+    return {name: float(f'{((a - b).norm()/b.norm()).item():.3g}') for name,a,
+        b in zip(('forward', 'backward'), results(attend, q, k, v, g), wanted)}
 
 def kernel(job, cuda, plain):
     "Forward and backward of one implementation at one size, as rows of attention.csv."
     import torch
     n, d, batch, heads = job['seq_len'], job['head_dim'], job['tokens']//job['seq_len'], job['hidden']//job['head_dim']
     device, dtype = ('cuda', torch.bfloat16) if cuda else ('cpu', torch.float32)
-    q, k, v, g = (torch.randn(batch, n, heads, d, device=device, dtype=dtype).transpose(1, 2) for _ in range(4))  # laid out as a model's projections leave them
+    # laid out as a model's projections leave them
+    q, k, v, g = (torch.randn(batch, n, heads, d, device=device, dtype=dtype).transpose(1, 2) for _ in range(4))
     for t in (q, k, v): t.requires_grad_()
     base = torch.cuda.memory_allocated() if cuda else 0
     attend = implementation(job['implementation'], n, heads, device, dtype)
@@ -156,15 +170,17 @@ def kernel(job, cuda, plain):
         mark()
         out = attend(q, k, v)
         mark()
-        grads = torch.autograd.grad(out, (q, k, v), g)
+        grads = torch.autograd.grad(out, (q, k, v), g)  # noqa: F841, alive until its memory is counted
         mark()
     forward, backward = timed(step, cuda)
     (_, _), (kept, most_forward), (_, most) = memory(step, cuda, base)
     errors = error(attend, *(t[:1].detach() for t in (q, k, v, g))) if n <= 4096 else {}
     operations = 4*n**2*d*heads*batch/2
     row = label('kernels', job) | dict(dtype=str(dtype).removeprefix('torch.')) | plain
-    return [row | {'pass': name, 'ms': round(ms, 4), 'tflops': round(work*operations/ms/1e9, 3), 'peak_mib': round(peak/2**20, 2), 'kept_mib': round(kept/2**20, 2), 'error': errors.get(name, '')}
-            for name,ms,work,peak in (('forward', forward, 1, most_forward), ('backward', backward, 2.5, most), ('both', forward + backward, 3.5, most))]
+    return [row | {'pass': name, 'ms': round(ms, 4), 'tflops': round(work*operations/ms/1e9, 3), 'peak_mib': round(peak/2**20, 2),
+        'kept_mib': round(kept/2**20, 2), 'error': errors.get(name, '')}
+            for name,ms,work,peak in (('forward', forward, 1, most_forward), ('backward', backward, 2.5, most),
+            ('both', forward + backward, 3.5, most))]
 
 def limit(job, cuda, plain):
     "Does an implementation accept a case? For plain sdpa: which backend it takes."
@@ -174,7 +190,8 @@ def limit(job, cuda, plain):
     name, case, device = job['implementation'], job['case'], 'cuda' if cuda else 'cpu'
     dtype = dict(float32=torch.float32, float16=torch.float16).get(case, torch.bfloat16)
     d = int(case.split()[-1]) if case.startswith('head size') else 64
-    q, k, v = (torch.randn(2, 2 if case == 'grouped heads' and i else 4, 256, d, device=device, dtype=dtype, requires_grad=True) for i in range(3))
+    q, k, v = (torch.randn(2, 2 if case == 'grouped heads' and i else 4, 256, d, device=device, dtype=dtype, requires_grad=True)
+        for i in range(3))
     options = dict(is_causal=True)
     if case == 'explicit mask': options = dict(attn_mask=torch.ones(2, 1, 256, 256, dtype=torch.bool, device=device).tril())
     if case == 'dropout': options |= dict(dropout_p=.1)
@@ -185,11 +202,13 @@ def limit(job, cuda, plain):
             if name == 'sdpa': status = SDPBackend(torch._fused_sdp_choice(q, k, v, **options)).name
             else:
                 if name in backends:
-                    with sdpa_kernel(getattr(SDPBackend, backends[name])): out = F.scaled_dot_product_attention(q, k, v, **options)
+                    with sdpa_kernel(getattr(SDPBackend, backends[name])): out = F.scaled_dot_product_attention(q, k, v,
+                        **options)
                 else:
                     if name == 'flash_attention_3': from flash_attn_interface import flash_attn_func
                     else: from flash_attn import flash_attn_func
-                    out = flash_attn_func(*(t.transpose(1, 2) for t in (q, k, v)), causal=True, **({'dropout_p': .1} if case == 'dropout' else {}))
+                    out = flash_attn_func(*(t.transpose(1, 2) for t in (q, k, v)), causal=True,
+                        **({'dropout_p': .1} if case == 'dropout' else {}))
                     out = out[0] if isinstance(out, tuple) else out
                 out.sum().backward()
                 status = 'runs'
@@ -198,15 +217,19 @@ def limit(job, cuda, plain):
     notes = [n for n in dict.fromkeys(notes) if ' not used because' not in n and 'disabled' not in n]
     return [label('limits', job) | dict(status=status, note='; '.join(notes)[:300] if status != 'runs' else '')]
 
-def body(job, cuda, built={}):
+built = {}
+
+def body(job, cuda):
     "A decoder without its head, random weights; made once."
     import torch
     from transformers import AutoModel, MistralConfig
     if 'model' not in built:
         torch.manual_seed(0)
-        config = MistralConfig(hidden_size=job['hidden'], intermediate_size=job['intermediate'], num_attention_heads=job['heads'], num_key_value_heads=job['kv_heads'], num_hidden_layers=job['layers'],
+        config = MistralConfig(hidden_size=job['hidden'], intermediate_size=job['intermediate'], num_attention_heads=job['heads'],
+            num_key_value_heads=job['kv_heads'], num_hidden_layers=job['layers'],
             vocab_size=32768, max_position_embeddings=32768, sliding_window=None, use_cache=False)
-        with torch.device('cuda' if cuda else 'cpu'): built['model'] = AutoModel.from_config(config, dtype=torch.bfloat16 if cuda else torch.float32).train()
+        with torch.device('cuda' if cuda else 'cpu'):
+            built['model'] = AutoModel.from_config(config, dtype=torch.bfloat16 if cuda else torch.float32).train()
     return built['model']
 
 def training(job, cuda, plain):
@@ -223,7 +246,9 @@ def training(job, cuda, plain):
     mask[:, -1] = 0
     options = dict(attention_mask=mask) if job['case'] == 'one padding token' else {}
     g = torch.randn(*ids.shape, job['hidden'], device=device, dtype=model.dtype)
-    def kernels(): return sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True) if job['implementation'] == 'sdpa_cudnn' else contextlib.nullcontext()
+    def kernels():
+        return sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION],
+            set_priority=True) if job['implementation'] == 'sdpa_cudnn' else contextlib.nullcontext()
     def step(mark):
         mark()
         with kernels(): model(input_ids=ids, **options).last_hidden_state.backward(g)
@@ -233,7 +258,8 @@ def training(job, cuda, plain):
         (ms,) = timed(step, cuda, budget_ms=400, warm_up=1, at_most=5)
         peak = memory(step, cuda, 0)[1][1]
     finally: model.zero_grad()
-    return [label('training', job) | dict(step_ms=round(ms, 2), tokens_per_s=round(job['tokens']/ms*1e3), peak_gib=round(peak/2**30, 3))]
+    return [label('training', job) | dict(step_ms=round(ms, 2), tokens_per_s=round(job['tokens']/ms*1e3),
+        peak_gib=round(peak/2**30, 3))]
 
 # --- the process that measures, and the one that watches it
 
@@ -257,15 +283,16 @@ def run(part, todo, device, keep, seconds, limit=30, command=None):
     "Measure `todo`, handing each job's rows to `keep`; jobs that `seconds` leave no time for are returned."
     end, todo = time.monotonic() + seconds, list(todo)
     while todo and time.monotonic() < end:
-        p = subprocess.Popen(command or [sys.executable, __file__, part, '--device', device, '--worker'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        p = subprocess.Popen(command or [sys.executable, __file__, part, '--device', device, '--worker'], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                              env=os.environ | dict(TORCHINDUCTOR_COMPILE_THREADS='1'))  # no grandchildren that outlive a kill
         errors, watch = [], None
-        reader = threading.Thread(target=lambda: errors.extend(p.stderr), daemon=True)
+        reader = threading.Thread(target=errors.extend, args=(p.stderr,), daemon=True)
         reader.start()
-        def restart_watch(limit=limit):
+        def restart_watch(limit=limit, kill=p.kill):
             nonlocal watch
             if watch: watch.cancel()
-            watch = threading.Timer(max(1, min(limit, end - time.monotonic())), p.kill)
+            watch = threading.Timer(max(1, min(limit, end - time.monotonic())), kill)
             watch.start()
         restart_watch(3*limit)  # imports, and the first use of a GPU
         try:
@@ -290,7 +317,8 @@ if __name__ == '__main__':
     parser.add_argument('parts', nargs='*', default=list(files), help=f"any of {', '.join(files)}; all by default")
     parser.add_argument('--device', default='cuda')
     parser.add_argument('--small', action='store_true', help='sizes for a CPU')
-    parser.add_argument('--seconds', type=float, help='time for each part; by default ' + ', '.join(f'{v} for {k}' for k,v in seconds.items()))
+    parser.add_argument('--seconds', type=float, help='time for each part; by default '
+        + ', '.join(f'{v} for {k}' for k,v in seconds.items()))
     parser.add_argument('--only', nargs='+', help='implementations to measure')
     parser.add_argument('--out', type=Path, default=here, help='folder of the CSV files')
     parser.add_argument('--worker', action='store_true', help=argparse.SUPPRESS)
@@ -298,13 +326,15 @@ if __name__ == '__main__':
     if unknown := set(args.parts) - set(files): parser.error(f"unknown part {', '.join(sorted(unknown))}; use {', '.join(files)}")
     if args.worker: worker(args.parts[0], args.device)
     else:
-        from ftcook.cli import merge_rows
+        from ftcook.bench import merge_rows
         args.out.mkdir(parents=True, exist_ok=True)
         for part in args.parts:
-            start, todo = time.perf_counter(), [j for j in jobs(part, args.small, args.device == 'cuda') if not args.only or j['implementation'] in args.only]
-            def keep(rows):
+            start, todo = time.perf_counter(), [j for j in jobs(part, args.small, args.device == 'cuda') if not args.only
+                or j['implementation'] in args.only]
+            def keep(rows, part=part, start=start):
                 merge_rows(args.out/files[part], rows, keys[part])
                 r = rows[-1]
-                print(f"{time.perf_counter() - start:5.1f} s", *(r[k] for k in keys[part][1:]), r.get('ms', r.get('step_ms', '')), r['status'], flush=True)
+                print(f"{time.perf_counter() - start:5.1f} s", *(r[k] for k in keys[part][1:]), r.get('ms', r.get('step_ms', '')),
+                    r['status'], flush=True)
             left = run(part, todo, args.device, keep, args.seconds or seconds[part])
             print(f'{part}: {len(todo) - len(left)} of {len(todo)} jobs in {time.perf_counter() - start:.0f} s', flush=True)
