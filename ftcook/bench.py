@@ -43,7 +43,8 @@ def measurement(
     root = repository()
     path = root/'nbs'/'measurements'/name if root else None
     if path is None or not path.exists():
-        raise FileNotFoundError(f'nbs/measurements/{name}: measured tables are in the repository only; run this in a checkout, or pass a table of your own')
+        raise FileNotFoundError(f'nbs/measurements/{name}: measured tables are in the repository only; '
+            'run this in a checkout, or pass a table of your own')
     return path
 
 def read_rows(

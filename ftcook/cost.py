@@ -10,7 +10,7 @@ __all__ = ['age_days', 'Estimate', 'estimate', 'compare', 'plot_comparison', 'ex
 
 # %% ../nbs/11b_cost.ipynb #11b-008
 import datetime, difflib, math, os, statistics
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from fastcore.basics import AttrDict
 from .bench import measurement, read_rows
@@ -68,7 +68,8 @@ class Estimate:
     def _repr_markdown_(self): return f'```text\n{self}\n```'
 
 # %% ../nbs/11b_cost.ipynb #11b-033
-_labels = dict(weights='weights', constants='quantization constants', reference='reference model', adapters='adapters', gradients='gradients',
+_labels = dict(weights='weights', constants='quantization constants', reference='reference model', adapters='adapters',
+    gradients='gradients',
     optimizer='optimizer states', activations='activations', logits='logits, in tiles', workspace='workspace',
     libraries='cuBLAS workspace', step='gradients, activations, workspace')
 
@@ -167,6 +168,13 @@ def _remedies(run, capacity, cal, cards):
     return found + ([f"a GPU with more memory: {', '.join(cards)}"] if cards else [])
 
 # %% ../nbs/11b_cost.ipynb #11b-038
+def _card(gpu, offers):
+    "The GPU of the table that is meant, by its name there or by the longer one that its driver gives it."
+    def plain(text): return ''.join(c for c in text.lower() if c.isalnum())
+    within = [o.gpu for o in offers if plain(o.gpu) in plain(gpu)]
+    name = max(within, key=len) if within else match_name(gpu, dict.fromkeys(o.gpu for o in offers), 'GPU')
+    return next(o for o in offers if o.gpu == name)
+
 def _capacity(gpu): return gpu.usable_gib or gpu.memory_gb*1e9/GiB
 
 def _offers(rows, prices):
@@ -178,10 +186,11 @@ def _offers(rows, prices):
 def _notes(run, spec, cal, peft_config):
     "What the reader of an estimate has to know."
     if spec.gpu != cal.gpu:
-        yield (f'The time is carried over from runs on {cal.gpu} by the rates of the data sheets; on {spec.gpu} nothing was measured.')
+        yield f'The time is carried over from runs on {cal.gpu} by data-sheet rates; on {spec.gpu} nothing was measured.'
     if not spec.bf16_tflops: yield f'{spec.gpu} has no bfloat16: train with fp16=True, whose rate was used.'
     targets = getattr(peft_config, 'target_modules', 'all-linear')
-    if targets != 'all-linear' and len(targets or ()) < 7: yield 'The adapter is taken to be on all linear layers; on fewer it needs a little less.'
+    if targets != 'all-linear' and len(targets or ()) < 7:
+        yield 'The adapter is taken to be on all linear layers; on fewer it needs a little less.'
 
 def _estimate(name, run, spec, offers, own_prices, tokens, cal, depth, peft_config):
     gib, reserved = _memory(run, depth, cal)
@@ -197,16 +206,22 @@ def _estimate(name, run, spec, offers, own_prices, tokens, cal, depth, peft_conf
         ' '.join(_notes(run, spec, cal, peft_config)))
 
 # %% ../nbs/11b_cost.ipynb #11b-039
+_other_words = dict(batch='per_device_train_batch_size', batch_size='per_device_train_batch_size', seq='max_length',
+    seq_len='max_length',
+    rank='r', lora_r='r', optimizer='optim', attention='attn_implementation', quant='quantize', quantization='quantize',
+    checkpointing='gradient_checkpointing', liger='use_liger_kernel', kernels='use_liger_kernel', torch_dtype='dtype')
+
 def _asked(model, args, peft_config, fields):
     "The run that is meant; a wrong name comes with the right one."
     for name in fields:
         if name in run_fields: continue
-        near = difflib.get_close_matches(name, run_fields, 1, .4)
-        raise TypeError(f"{name}: no such field of a run{f'; near: {near[0]}' if near else ''}. There are {', '.join(run_fields)}")
+        near = [meant] if (meant := _other_words.get(name)) else difflib.get_close_matches(name, run_fields, 1)
+        raise TypeError(f"{name}: no such field of a run; "
+            + (f'near: {near[0]}' if near else f"there are {', '.join(run_fields)}"))
     if 'method' in fields: fields['method'] = match_name(fields['method'], ('full', 'lora', 'qlora', 'dpo'), 'method')
-    if args is None and peft_config is None and isinstance(model, (str, Path)): run = Run(str(model), **fields)
-    elif args is None and peft_config is None and not hasattr(model, 'parameters'): run = Run(getattr(model, 'config', model), **fields)
-    else: run = Run.from_trl(args, peft_config, model, **fields)
+    plain = args is None and peft_config is None and not hasattr(model, 'parameters')
+    if not plain: run = Run.from_trl(args, peft_config, model, **fields)
+    else: run = Run(str(model) if isinstance(model, (str, Path)) else model, **fields)
     return replace(run, model=run.config), run.to_dict()['model']
 
 def estimate(
@@ -226,9 +241,7 @@ def estimate(
     run, name = _asked(model, args, peft_config, fields)
     own_prices = prices if isinstance(prices, dict) else {}
     offers, cal = gpu_offers(None if isinstance(prices, dict) else prices), calibration(calibrated)
-    wanted = match_name(gpu, dict.fromkeys(o.gpu for o in offers), 'GPU')
-    spec = next(o for o in offers if o.gpu == wanted)
-    return _estimate(name, run, spec, offers, own_prices, tokens, cal, depth, peft_config)
+    return _estimate(name, run, _card(gpu, offers), offers, own_prices, tokens, cal, depth, peft_config)
 
 # %% ../nbs/11b_cost.ipynb #11b-045
 def compare(
@@ -280,7 +293,8 @@ def explore(
     "Turn the knobs of a run and see where it fits and what it costs."
     def show(method='qlora', batch=4, length=2048, rank=16, checkpointing=True, liger=False):
         import matplotlib.pyplot as plt
-        run = dict(method=method, per_device_train_batch_size=batch, max_length=length, r=rank, gradient_checkpointing=checkpointing,
+        run = dict(method=method, per_device_train_batch_size=batch, max_length=length, r=rank,
+            gradient_checkpointing=checkpointing,
             use_liger_kernel=liger) | kwargs
         title = f"{model}, {run['method']}, {run['per_device_train_batch_size']} × {run['max_length']}"
         plot_comparison(compare(model, **run)).set_title(title, fontsize=10)
@@ -289,7 +303,8 @@ def explore(
         if os.environ.get('FTCOOK_RUN_DIR'): raise ImportError('nobody is there to turn a knob')
         from ipywidgets import SelectionSlider, interact
     except ImportError: return show()
-    interact(show, method=['qlora', 'lora', 'full', 'dpo'], batch=(1, 32), length=SelectionSlider(options=[2**i for i in range(8, 14)], value=2048),
+    interact(show, method=['qlora', 'lora', 'full', 'dpo'], batch=(1, 32),
+        length=SelectionSlider(options=[2**i for i in range(8, 14)], value=2048),
         rank=SelectionSlider(options=[2**i for i in range(2, 8)], value=16))
 
 # %% ../nbs/11b_cost.ipynb #11b-062

@@ -29,21 +29,23 @@ class StepTimesCallback(TrainerCallback):
         if torch.cuda.is_available(): torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
         self.tokens.append(logs['num_tokens'])
-        if self.timed >= self.steps and self.ends[-1] - self.ends[self.warmup-1] >= self.seconds: control.should_training_stop = True
+        if self.timed >= self.steps and self.ends[-1] - self.ends[self.warmup-1] >= self.seconds:
+            control.should_training_stop = True
 
     @property
     def timed(self): return len(self.ends) - self.warmup
 
     def result(self):
-        if self.timed < 1: raise RuntimeError(f'{len(self.ends)} steps were run: too few to leave out {self.warmup} and time the rest')
+        if self.timed < 1: raise RuntimeError(f'{len(self.ends)} steps were run: too few to time, {self.warmup} left out')
         seconds, tokens = (ends[-1] - ends[self.warmup-1] for ends in (self.ends, self.tokens))
-        return dict(step_s=round(seconds/self.timed, 4), tokens_per_s=round(tokens/seconds, 1), step_tokens=round(tokens/self.timed, 1),
+        return dict(step_s=round(seconds/self.timed, 4), tokens_per_s=round(tokens/seconds, 1),
+            step_tokens=round(tokens/self.timed, 1),
             steps=self.timed)
 
 # %% ../nbs/10b_memory.ipynb #10b-024
 GiB = 2**30
-measured = ('step_s tokens_per_s step_tokens steps peak_allocated_gib peak_reserved_gib weights_gib context_gib parameters trainable '
-            'status note seconds').split()
+measured = ('step_s tokens_per_s step_tokens steps peak_allocated_gib peak_reserved_gib weights_gib context_gib '
+            'parameters trainable status note seconds').split()
 
 def _peaks():
     if not torch.cuda.is_available(): return {}
@@ -82,10 +84,12 @@ def _unpatched(model):
 def _loaded(model):
     "Weights of a model, those that are trained, and what is on the GPU before the first step."
     def count(p): return p.numel()*(2 if type(p).__name__ == 'Params4bit' else 1)
-    found = dict(parameters=sum(map(count, model.parameters())), trainable=sum(p.numel() for p in model.parameters() if p.requires_grad))
+    found = dict(parameters=sum(map(count, model.parameters())),
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad))
     if not torch.cuda.is_available(): return found
     free, total = torch.cuda.mem_get_info()
-    found |= dict(weights_gib=round(torch.cuda.memory_allocated()/GiB, 3), context_gib=round((total - free - torch.cuda.memory_reserved())/GiB, 3))
+    found |= dict(weights_gib=round(torch.cuda.memory_allocated()/GiB, 3),
+        context_gib=round((total - free - torch.cuda.memory_reserved())/GiB, 3))
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     return found
@@ -113,7 +117,8 @@ def measure_run(
     left = torch.cuda.memory_allocated()/GiB if torch.cuda.is_available() else 0
     if left > .05: note.append(f'{left:.2f} GiB were left over from an earlier run')
     try:
-        with tempfile.TemporaryDirectory() as folder, _memory_limit(run.limit_gib): found = _measure(run, folder, warmup, steps, seconds)
+        with tempfile.TemporaryDirectory() as folder, _memory_limit(run.limit_gib): found = _measure(run, folder, warmup, steps,
+            seconds)
     except Exception as e:
         found = dict(status='oom' if is_oom(e) else 'error')
         if not is_oom(e): note.append(f'{type(e).__name__}: {e}'.split('\n')[0][:200])
@@ -137,14 +142,13 @@ class StepMemory(TorchDispatchMode):
         super().__init__()
         self.device, self.vocabulary, self.phase = device, model.config.get_text_config().vocab_size, 'forward'
         self.live, self.born, self.died, self.kind, self.phases, self.allocated = {}, [], {}, [], [], []
+        full = not hasattr(model, 'peft_config')
         for p in model.parameters():
-            full = not hasattr(model, 'peft_config')
             self._add(p, 'weights' if full or not p.requires_grad else 'adapters')
             for t in _quantization_tensors(p): self._add(t, 'weights')
         for b in model.buffers(): self._add(b, 'weights')
         for state in optimizer.state.values():
-            for t in state.values():
-                if isinstance(t, torch.Tensor): self._add(t, 'optimizer')
+            for t in filter(torch.is_tensor, state.values()): self._add(t, 'optimizer')
 
     def _add(self, tensor, kind):
         if tensor.device.type != self.device or type(tensor).__name__ == 'FakeTensor': return
@@ -227,5 +231,6 @@ def step_timeline(
     total, allocated = gib.sum(1), np.array(recorder.memory.allocated)
     kept = [int(chunk[total[chunk].argmax()]) for chunk in np.array_split(np.arange(len(total)), min(points, len(total)))]
     def gibs(values): return {p: round(float(v)/GiB, 6) for p,v in zip([*parts, 'allocated'], values)}
-    def point(n, i): return dict(point=n, operation=i, operations=len(total), phase=str(phases[i]), **gibs([*gib[i], allocated[i]]))
+    def point(n, i):
+        return dict(point=n, operation=i, operations=len(total), phase=str(phases[i]), **gibs([*gib[i], allocated[i]]))
     return [point(n, i) for n,i in enumerate(kept)]

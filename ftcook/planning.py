@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
+import torch
 from fastcore.basics import AttrDict
 from .bench import read_rows
 from .quantization import model_bytes
@@ -39,7 +40,8 @@ def _linears(s):
 
 # %% ../nbs/10c_planning.ipynb #10c-026
 bytes_of = dict(bfloat16=2, float16=2, float32=4)
-optimizer_bytes = dict(adamw_torch_fused=None, adamw_torch=None, adamw_8bit=2 + 8/256, paged_adamw_8bit=2 + 8/256, paged_adamw_32bit=8)
+optimizer_bytes = dict(adamw_torch_fused=None, adamw_torch=None, adamw_8bit=2 + 8/256, paged_adamw_8bit=2 + 8/256,
+    paged_adamw_32bit=8)
 # of state for each trained weight; None: two of the weight's own type
 paged_from = 100_000  # weights; bitsandbytes pages no states of smaller matrices
 
@@ -79,7 +81,8 @@ def fixed_bytes(
     if not run.r and run.optim.startswith('paged'): with_state = 0
     each = optimizer_bytes[run.optim] or 2*wide
     states = with_state*each
-    if run.optim == 'adamw_8bit' and not run.r: states += s.vocabulary*s.h*(8 - each)  # transformers keeps those of embeddings in 32 bits
+    # transformers keeps those of embeddings in 32 bits
+    if run.optim == 'adamw_8bit' and not run.r: states += s.vocabulary*s.h*(8 - each)
     return dict(weights=held['codes'] + held['unquantized'], constants=held['scales'] + held['tables'],
         reference=held['unquantized'] if run.method == 'dpo' and not run.r else 0,
         adapters=trained*wide if run.r else 0, gradients=trained*wide, optimizer=states)
@@ -134,7 +137,8 @@ def step_moments(
         forward=moment(activations=saved + last + (tokens + scored)*2*s.h + casts, logits=tile),
         loss=moment(activations=saved + last + cast_left, logits=tile + scored*8*s.h, gradients=3*head),
         norm=moment(activations=saved + cast_left, workspace=(2 if run.use_liger_kernel else 5)*4*s.h*tokens, gradients=head),
-        layer=moment(activations=saved + again + cast_left, workspace=_widest(run, s) + tokens*2*s.h*(5 if lora else 1), gradients=head),
+        layer=moment(activations=saved + again + cast_left, workspace=_widest(run, s) + tokens*2*s.h*(5 if lora else 1),
+        gradients=head),
         end=moment(gradients=gradients + (head if s.tied else 0), activations=0 if full else tokens*e*s.h),
         optimizer=moment(gradients=gradients, workspace=gradients*(run.optim == 'adamw_torch')))
 
@@ -174,7 +178,7 @@ def peak_gib(
 
 # %% ../nbs/10c_planning.ipynb #10c-062
 # kind, checkpointing, Liger: bytes that one layer moves per token for each element of h, a, k and f, and its operations,
-# as `python nbs/measurements/estimates.py --passes` counts them
+# without those of 4-bit matrices; `python nbs/measurements/estimates.py --passes` counts them again, to a few bytes
 passes = {
     ('qlora', 'full', False): (508, 152, 144, 133, 321), ('qlora', 'full', True): (216, 92, 84, 117, 230),
     ('qlora', 'none', False): (400, 114, 92, 89, 238), ('qlora', 'none', True): (172, 70, 48, 77, 171),
@@ -195,7 +199,8 @@ def _layer_work(run, s, rows, again):
         bytes=tokens*(h*s.h + a*s.a + k*s.k + f*s.f)*(1 + dpo/7) + weights*(2.5*each + 8)*quantized,
         forward=forward + 36*dpo, again=again*forward, backward=least - forward, quantized=7*each*quantized)
     if run.attn_implementation != 'eager': return work
-    more = dict(attention=0, matmul=work['matmul'] + scores*s.a*(12 + 4*again), bytes=work['bytes'] + scores*s.heads*(26 + 16*again))
+    more = dict(attention=0, matmul=work['matmul'] + scores*s.a*(12 + 4*again),
+        bytes=work['bytes'] + scores*s.heads*(26 + 16*again))
     return work | more
 
 # %% ../nbs/10c_planning.ipynb #10c-063
@@ -214,7 +219,8 @@ def step_work(
     return work | dict(update_8bit=updated*('8bit' in run.optim))
 
 # %% ../nbs/10c_planning.ipynb #10c-065
-price_columns = ('gpu memory_gb usable_gib bandwidth_gb_s bf16_tflops fp16_tflops provider kind usd_low usd_high date source').split()
+price_columns = ('gpu memory_gb usable_gib bandwidth_gb_s bf16_tflops fp16_tflops '
+                 'provider kind usd_low usd_high date source').split()
 
 def gpu_offers(
     path:str|Path|None=None, # a table with the same columns; by default that of the package
@@ -241,7 +247,8 @@ def step_seconds(
 )->float: # seconds
     "Time of one step: its work and a share of its launches, or all the launches if they take longer."
     rate = 1e12*(gpu.bf16_tflops or gpu.fp16_tflops)
-    busy = (factors['matmul']*work['matmul'] + factors['attention']*work['attention'])/rate + factors['bytes']*work['bytes']/gpu.bandwidth_gb_s/1e9
+    busy = (factors['matmul']*work['matmul'] + factors['attention']
+        *work['attention'])/rate + factors['bytes']*work['bytes']/gpu.bandwidth_gb_s/1e9
     launches = 1e-6*sum(factors[kind]*work[kind] for kind in launched)  # a factor is microseconds for each
     update = 1e-12*factors['update_8bit']*work['update_8bit']           # picoseconds for each weight
     return max(busy + factors['waiting']*launches, launches) + update
@@ -288,7 +295,7 @@ def token_seconds(
 @dataclass
 class Choice:
     "Settings for a training run, why they were chosen, and what was not."
-    args: 'SFTConfig' # for `SFTTrainer`
+    args: object # an `SFTConfig`, for `SFTTrainer`
     load: dict # for `load_model`, beside the name
     run: Run # the same as a run, for `measure_run`
     gib: float # predicted peak of allocated memory
@@ -308,11 +315,11 @@ _checkpointings = ('none', 'every-4', 'every-3', 'every-2', 'full')
 def _candidates(base, packs):
     "Every setting that is considered: batch, checkpointing, and whether rows are packed."
     for batch,mode,packed in product(_batches, _checkpointings, packs):
-        how = dict(packing='bfd', attn_implementation='flash_attention_2') if packed else dict(packing='none', attn_implementation='sdpa')
+        how = dict(packing='bfd', attn_implementation='flash_attention_2') if packed else dict(packing='none',
+            attn_implementation='sdpa')
         yield replace(base, per_device_train_batch_size=batch, gradient_checkpointing=mode, **how)
 
 def _gpu_gib():
-    import torch
     if not torch.cuda.is_available(): raise ValueError('gpu_gib: there is no GPU here, so say how much memory it will have')
     return torch.cuda.get_device_properties(0).total_memory/GiB
 
@@ -324,15 +331,19 @@ def _h100(speed):
 # %% ../nbs/10c_planning.ipynb #10c-088
 def _memory_reasons(run, gib, room, others):
     "Why so much memory is taken."
-    yield f"It needs {gib:.1f} GiB of the {room:.1f} that may be filled; the leanest setting considered would need {min(o[1] for o in others):.1f}."
+    leanest = min(o[1] for o in others)
+    yield f'It needs {gib:.1f} GiB of the {room:.1f} that may be filled; the leanest setting considered would need {leanest:.1f}.'
     def peak(**change): return peak_gib(replace(run, **change))
     mode, raised = run.gradient_checkpointing, gib - peak(gradient_checkpointing='full')
-    if mode == 'none' and raised > .05: yield f'No layer is computed twice: the activations raise the peak by {raised:.1f} GiB, which are there to be used.'
+    if mode == 'none' and raised > .05:
+        yield f'No layer is computed twice: the activations raise the peak by {raised:.1f} GiB, which are there to be used.'
     elif mode == 'none': yield 'No layer is computed twice: the peak is elsewhere, so that costs nothing.'
     elif mode == 'full':
         least = peak(gradient_checkpointing='none', per_device_train_batch_size=1)
         yield f'Every layer is computed twice: without that, even batch 1 would take {least:.1f} GiB.'
-    else: yield f"One layer in {mode[6:]} is computed twice: keeping all activations would take {peak(gradient_checkpointing='none'):.1f} GiB."
+    else:
+        all_kept = peak(gradient_checkpointing='none')
+        yield f'One layer in {mode[6:]} is computed twice: keeping all activations would take {all_kept:.1f} GiB.'
     if not run.use_liger_kernel: return
     less = 1 - sum(saved_per_token(run).values())/sum(saved_per_token(replace(run, use_liger_kernel=False)).values())
     yield f"Liger's kernels keep {less:.0%} less for each token, and move less."
@@ -342,13 +353,14 @@ def _speed_reasons(run, lengths, seconds):
     mean, usual = sum(lengths)/len(lengths), Run().per_device_train_batch_size
     if run.packing == 'bfd':
         padding = 1 - useful_share(lengths, usual)
-        yield f'Rows are packed: padded batches of {usual} would be {padding:.0%} padding. Flash Attention keeps packed rows apart.'
+        yield f'Rows are packed: padded batches of {usual} would be {padding:.0%} padding. Flash Attention keeps them apart.'
     else: yield 'Without padding `sdpa` is as fast as Flash Attention (lesson 09).'
     yield (f'A step of full rows takes about {seconds(run):.2f} s; the launches alone take {seconds(run, [1]):.2f} s, '
            'so the more tokens in a step, the less they cost each.')
     rows = run.per_device_train_batch_size*(run.max_length/mean if run.packing == 'bfd' else 1)
     if rows > 1.5*usual: yield f'One step holds about {rows:.0f} rows, the defaults {usual}: the learning rate may have to move.'
-    if rows < usual: yield f'One step holds about {rows:.0f} rows, the defaults {usual}: accumulate {usual/rows:.0f} steps to keep theirs.'
+    if rows < usual:
+        yield f'One step holds about {rows:.0f} rows, the defaults {usual}: accumulate {usual/rows:.0f} steps to keep theirs.'
     if '8bit' in run.optim: yield '8-bit AdamW: with states of full size nothing fits.'
 
 # %% ../nbs/10c_planning.ipynb #10c-089
@@ -362,10 +374,12 @@ def _described(model, method, lengths, max_length, rank, flash, liger):
     "The run that all candidates start from, the lengths of its rows, and whether they may be packed."
     if method not in ('full', 'lora', 'qlora'): raise ValueError(f'method={method!r}: use one of full, lora, qlora')
     lengths = [lengths] if isinstance(lengths, int) else list(lengths)
-    if not lengths or min(lengths) < 1: raise ValueError('lengths: give the tokens of every row, or a list with those of each row, all 1 or more')
+    if not lengths or min(lengths) < 1:
+        raise ValueError('lengths: give the tokens of every row, or a list with those of each row, all 1 or more')
     longest = max_length or max(lengths)
     base = Run(Run(model).config, method, max_length=longest, r=rank, use_liger_kernel=liger)
-    return base, [min(n, longest) for n in lengths], 'flash_attention_2' in attention_implementations() if flash is None else flash
+    if flash is None: flash = 'flash_attention_2' in attention_implementations()
+    return base, [min(n, longest) for n in lengths], flash
 
 # %% ../nbs/10c_planning.ipynb #10c-090
 def fastest(
@@ -383,17 +397,18 @@ def fastest(
     **kwargs, # any other argument of `SFTConfig`
 )->Choice:
     "The settings that train fastest and still fit, as arguments of trl, with the reasons."
-    import torch
     from trl import SFTConfig
     gpu, card, cal = torch.cuda.is_available(), _h100(gpu_speed), calibration()
     if use_liger_kernel is None: use_liger_kernel = gpu and bool(importlib.util.find_spec('liger_kernel'))
     base, lengths, flash = _described(model, method, lengths, max_length, r, flash, use_liger_kernel)
     room = (gpu_gib or _gpu_gib())*(1 - margin)
     others = _ranked(base, lengths, flash, card, cal)
-    if method == 'full' and not any(o[1] <= room for o in others): others = _ranked(replace(base, optim='adamw_8bit'), lengths, flash, card, cal)
+    if method == 'full' and not any(o[1] <= room for o in others):
+        others = _ranked(replace(base, optim='adamw_8bit'), lengths, flash, card, cal)
     time, gib, run = next((o for o in others if o[1] <= room), (None,)*3)
-    if run is None: raise ValueError(f'{method} needs {min(o[1] for o in others):.1f} GiB at least, {room:.1f} may be filled; use rows shorter than '
-        f"{base.max_length} tokens, {'a smaller model' if method == 'qlora' else 'qlora'}, or a larger GPU")
+    if run is None:
+        raise ValueError(f'{method} needs {min(o[1] for o in others):.1f} GiB at least, {room:.1f} may be filled; use rows '
+        f"shorter than {base.max_length} tokens, {'a smaller model' if method == 'qlora' else 'qlora'}, or a larger GPU")
     usual = token_seconds(replace(base, use_liger_kernel=False), lengths, card, cal)
     args = SFTConfig(**{**dict(output_dir=output_dir, bf16=gpu, use_cpu=not gpu), **trl_arguments(run), **kwargs})
     def seconds(run, rows=None): return step_seconds(step_work(run, rows), card, cal)

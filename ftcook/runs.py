@@ -21,7 +21,8 @@ from .quantization import formats, quantization_config, torch_dtype, trainable_o
 # The words for False and True
 _as_words = dict(gradient_checkpointing=('none', 'full'), packing=('none', 'bfd'), activation_offloading=('none', 'activations'))
 _allowed = dict(method=('full', 'lora', 'qlora', 'dpo'), quantize=formats, dtype=('bfloat16', 'float16', 'float32'),
-    use_liger_kernel=(False, True), packing=('none', 'bfd', 'wrapped', 'padding_free'), activation_offloading=('none', 'activations', 'checkpoints'))
+    use_liger_kernel=(False, True), packing=('none', 'bfd', 'wrapped', 'padding_free'),
+    activation_offloading=('none', 'activations', 'checkpoints'))
 _at_least = dict(per_device_train_batch_size=1, max_length=2, gradient_accumulation_steps=1, r=0, limit_gib=0)
 _checkpointing = re.compile('none|full|selective|every-([2-9]|[1-9][0-9]+)')
 
@@ -40,7 +41,7 @@ def _check(run):
         raise ValueError(f"r=0 trains every weight, which quantize={run.quantize!r} cannot; use quantize='none' or a rank")
     if run.method in ('lora', 'qlora') and not run.r: raise ValueError(f'method={run.method!r} needs r, a rank of 1 or more')
     if run.method == 'dpo' and (run.packing != 'none' or mode == 'selective' or run.lengths != 'fixed'):
-        raise ValueError("method='dpo': trl has neither packing nor selective checkpointing there, and pairs here have a fixed length")
+        raise ValueError("method='dpo': trl can neither pack nor checkpoint selectively there, and pairs here are of one length")
 
 # %% ../nbs/10a_runs.ipynb #10-023
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -71,8 +72,6 @@ class Run:
         put('quantize', self.quantize or ('nf4-double' if self.method == 'qlora' else 'none'))
         if self.method == 'full': put('r', 0)
         _check(self)
-
-    def __repr__(self): return f"Run({', '.join(f'{k}={v!r}' for k,v in self.changes().items()) or 'the defaults'})"
 
     @functools.cached_property
     def config(self): return model_config(self.model)
@@ -107,6 +106,9 @@ def changes(self:Run)->dict: # field -> value
     if self.method == 'full': usual['r'] = 0
     return {k: v for k,v in self.to_dict().items() if v != usual[k]}
 
+@patch
+def __repr__(self:Run): return f"Run({', '.join(f'{k}={v!r}' for k,v in self.changes().items())})"
+
 @patch(cls_method=True)
 def from_row(cls:Run, row:dict)->Run: # from columns of text
     "The run of a row of a table."
@@ -126,7 +128,8 @@ def _from_args(args):
     found['gradient_checkpointing'] = checkpointing if given('gradient_checkpointing') else 'none'
     found['optim'] = str(getattr(args.optim, 'value', args.optim))
     found['use_liger_kernel'] = bool(given('use_liger_kernel') or (given('model_init_kwargs') or {}).get('use_kernels'))
-    found['activation_offloading'] = 'activations' if given('activation_offloading') else 'checkpoints' if how.get('offload') else 'none'
+    if how.get('offload'): found['activation_offloading'] = 'checkpoints'
+    if given('activation_offloading'): found['activation_offloading'] = 'activations'
     if given('packing'): found['packing'] = args.packing_strategy.removesuffix('_split')
     elif given('padding_free'): found['packing'] = 'padding_free'
     if given('max_length'): found['max_length'] = args.max_length
@@ -144,7 +147,8 @@ def _quantized_as(recipe):
 def _from_model(model, load):
     "The fields that a model tells, or, for a name, what it is loaded with."
     if isinstance(model, (str, Path)):
-        found = dict(model=str(model), dtype=load.get('dtype') or 'float32', attn_implementation=load.get('attn_implementation') or 'sdpa')
+        found = dict(model=str(model), dtype=load.get('dtype') or 'float32',
+            attn_implementation=load.get('attn_implementation') or 'sdpa')
         return found | dict(quantize=_quantized_as(load.get('quantization_config')))
     config = getattr(model, 'config', model)
     found = dict(model=config, attn_implementation=getattr(config, '_attn_implementation', None) or 'sdpa')
@@ -168,9 +172,9 @@ def from_trl(
     adapter = peft_config or next(iter(getattr(model, 'peft_config', {}).values()), None)
     if adapter is not None and not getattr(adapter, 'r', 0):
         raise ValueError(f'peft_config: a run knows LoRA, not {type(adapter).__name__}')
-    found['r'] = adapter.r if adapter is not None else 0
+    found = found | dict(r=adapter.r if adapter is not None else 0) | fields
     found.setdefault('method', 'full' if not found['r'] else 'lora' if found['quantize'] == 'none' else 'qlora')
-    return cls(**{**found, **fields})
+    return cls(**found)
 
 # %% ../nbs/10a_runs.ipynb #10-035
 def trl_arguments(
@@ -183,7 +187,8 @@ def trl_arguments(
     if run.activation_offloading == 'checkpoints': how['offload'] = True
     same = 'per_device_train_batch_size', 'gradient_accumulation_steps', 'max_length', 'optim', 'use_liger_kernel'
     args = {name: getattr(run, name) for name in same}
-    args |= dict(gradient_checkpointing=mode != 'none', gradient_checkpointing_kwargs=how or None, activation_offloading=run.activation_offloading == 'activations')
+    args |= dict(gradient_checkpointing=mode != 'none', gradient_checkpointing_kwargs=how or None,
+        activation_offloading=run.activation_offloading == 'activations')
     if run.packing in ('bfd', 'wrapped'): args |= dict(packing=True, packing_strategy=run.packing)
     if run.packing == 'padding_free': args |= dict(padding_free=True, max_length=None)
     return args

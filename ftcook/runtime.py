@@ -224,7 +224,8 @@ def _hub_answers(name, seconds=1.):
     if constants.HF_HUB_OFFLINE: return False
     said = []
     def ask():
-        try: urllib.request.urlopen(urllib.request.Request(f'{constants.ENDPOINT}/api/models/{name}', method='HEAD'), timeout=seconds).close()
+        question = urllib.request.Request(f'{constants.ENDPOINT}/api/models/{name}', method='HEAD')
+        try: urllib.request.urlopen(question, timeout=seconds).close()
         except urllib.error.HTTPError: pass  # a refusal is an answer: transformers will say what it means
         except (OSError, ValueError): return
         said.append(True)
@@ -239,11 +240,13 @@ def _in_hub_cache(name):
     except ValueError: return False  # no name that the hub could have
 
 def _find_model(name):
-    "The folder of a model, or its hub id if the hub's cache or the hub has it; an error if there are no weights or no way to them."
+    "The folder of a model, or its hub id if the hub's cache or the hub has it; an error if there is no way to its weights."
     if name == 'embedded': return str(embedded_model())
     if Path(name).is_dir() or _in_hub_cache(name): return name
     if name.startswith(('/', '.', '~')) or name.count('/') > 1: raise ValueError(f'model {name!r}: no such folder')
-    if '/' not in name: raise ValueError(f"model {match_name(name, shapes, 'model')!r} is a shape without weights; give a folder, a hub id, or 'embedded'")
+    if '/' not in name:
+        known = match_name(name, shapes, 'model')
+        raise ValueError(f"model {known!r} is a shape without weights; give a folder, a hub id, or 'embedded'")
     if _hub_answers(name): return name
     try: near = f"Near: {match_name(name.split('/')[-1], shapes, 'model')}, whose shape needs no network"
     except ValueError as e: near = str(e).split('not known. ')[-1]

@@ -49,7 +49,8 @@ class LiveBytes(TorchDispatchMode):
     "Counts the bytes of all tensors alive as they come and go, and the work of the operations that make them."
     def __init__(self, block=512, gpu=True):
         super().__init__()
-        self.gpu, self.block, self.live, self.peak, self.known, self.events, self.tied, self.scored = gpu, block, 0, 0, {}, [], None, 1.
+        self.gpu, self.block, self.live, self.peak, self.known, self.events = gpu, block, 0, 0, {}, []
+        self.tied, self.scored = None, 1.  # shape of a tied embedding; share of the tokens that the loss looks at
         self.work = dict(matmul=0, attention=0, bytes=0, kernels=0)  # FLOP, FLOP, bytes of everything else, operations
 
     def take(self, tensor):
@@ -97,7 +98,7 @@ def _taken(live, *tensors):
 
 def _gemm_4bit(live, x, codes, shape, absmax, blocksize, kind, bias=None, absmax_8bit=None, *rest):
     "A product with a 4-bit matrix: the scales are restored, then the matrix, then it is multiplied."
-    scales = () if absmax_8bit is None else _taken(live, *(x.new_empty(absmax_8bit.shape, dtype=torch.float32) for _ in range(2)))
+    _alive = () if absmax_8bit is None else _taken(live, *(x.new_empty(absmax_8bit.shape, dtype=torch.float32) for _ in range(2)))
     weight, out = _taken(live, x.new_empty(shape), x.new_empty(*x.shape[:-1], shape[0]))
     live.count(matmul=2*out.numel()*shape[1], bytes=codes.numel() + 2*weight.numel(), kernels=3)
     return out
@@ -194,7 +195,8 @@ def _as_on_gpu(live):
     "Lets trl's fused head take its GPU path."
     def addmm(total, a, b): live.count(matmul=2*a.shape[0]*a.shape[1]*b.shape[1])
     triton = types.SimpleNamespace(cdiv=lambda a, b: -(-a//b))
-    head = dict(_use_triton=_yes, _forward_kernel=_Kernel(live, 1), _backward_kernel=_Kernel(live, 2), _addmm_fp32=addmm, triton=triton)
+    head = dict(_use_triton=_yes, _forward_kernel=_Kernel(live, 1), _backward_kernel=_Kernel(live, 2), _addmm_fp32=addmm,
+        triton=triton)
     with patch.multiple(chunked_logprob, create=True, **head), patch.object(trl_utils, '_use_triton', _yes): yield
 
 @contextmanager
@@ -259,7 +261,8 @@ def _use_liger(model, live):
 def _state(shape, double, dtype):
     "The constants of a quantized weight, as bitsandbytes keeps them."
     from bitsandbytes.functional import QuantState
-    blocks, rest = _up(shape.numel(), 64)//64, dict(shape=shape, code=torch.empty(16), blocksize=64, quant_type='nf4', dtype=dtype)
+    blocks, rest = _up(shape.numel(), 64)//64, dict(shape=shape, code=torch.empty(16), blocksize=64, quant_type='nf4',
+        dtype=dtype)
     if not double: return QuantState(absmax=torch.empty(blocks), **rest)
     outer = QuantState(absmax=torch.empty(_up(blocks, 256)//256), blocksize=256, code=torch.empty(256), dtype=torch.float32)
     return QuantState(absmax=torch.empty(blocks, dtype=torch.uint8), offset=torch.empty(()), state2=outer, **rest)
@@ -291,7 +294,8 @@ def _checkpoint(model, run):
     if mode == 'selective':
         enable_selective_activation_checkpointing(model)
         model.gradient_checkpointing_enable()
-    else: getattr(model, 'activation_checkpointing_enable', model.gradient_checkpointing_enable)()  # its name from transformers 5.23 on
+    # its name from transformers 5.23 on
+    else: getattr(model, 'activation_checkpointing_enable', model.gradient_checkpointing_enable)()
     stride = int(mode.removeprefix('every-')) if mode.startswith('every') else 1
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     for i,layer in enumerate(layers): layer.gradient_checkpointing = i % stride == 0
@@ -331,7 +335,8 @@ def _optimizer(name, model, live):
         made.step()
         step = made.step
     else:
-        wide = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}  # transformers keeps their states in 32 bits
+        # transformers keeps their states in 32 bits
+        wide = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         counted = [p for p in trained if not name.startswith('paged') or p.numel() < paged_from]
         held = [t for p in counted for _ in range(2) for t in _state_8bit(p, id(p) in wide or name.endswith('32bit'))]
         def step(held=held): live.count(bytes=7*_bytes(trained), kernels=len(trained))
@@ -363,7 +368,8 @@ class Trace:
     parts: dict # bytes of weights, adapters and optimizer, and of everything else at the peak
     phases: dict # bytes at the peak of the forward pass, the backward pass and the optimizer's step
     work: dict # FLOP of matrix products and of attention, bytes moved by everything else, operations
-    events: list = field(repr=False, default=()) # what came and went: weights, optimizer, step; where in the step the optimizer's turn begins
+    # what came and went: weights, optimizer, step; where in the step the optimizer's turn begins
+    events: list = field(repr=False, default=())
 
 # %% ../nbs/11a_trace.ipynb #11a-056
 def _check_traceable(run, compute_loss_func):

@@ -1,92 +1,83 @@
-"""The estimator's two depths agree, what is wrong is refused by name, and the allocator's replay follows torch's rules."""
-import csv, json, math
-import pytest, torch
-from ftcook.cli import main, merge_rows
-from ftcook.cost import (CachingAllocator, MiB, break_even, calibration, comparable_runs, compare, estimate, formula_peak, gpu_offers, layer_sizes, left_over, model_config, reserved_bytes, step_work, trace_step,
-                         with_interruptions)
-from ftcook.memory import run_defaults, training_run
-from transformers import AutoConfig
+"""The estimate takes what a trl user has in hand, says what would make a run fit, and refuses what is wrong by name."""
+import json, math, os, subprocess, sys
+import pytest
 from conftest import root
-
-def small(layers=2, kind='llama', **kwargs):
-    return AutoConfig.for_model(kind, **{**dict(hidden_size=256, intermediate_size=1024, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, vocab_size=4096), **kwargs})
-
-@pytest.mark.parametrize('run', [dict(), dict(checkpointing='none'), dict(method='lora'), dict(method='lora', checkpointing='none', kernels='liger'), dict(method='full'), dict(method='full', checkpointing='none'), dict(method='full', optimizer='adamw_8bit'),
-    dict(method='dpo'), dict(method='dpo', rank=0), dict(attention='eager')], ids=lambda r: ' '.join(map(str, r.values())) or 'defaults')
-def test_formula_against_trace(run):
-    config, run = small(layers=6), training_run(**{'batch': 4, 'seq': 1024, **run})
-    trace, (parts, _) = trace_step(config, run), formula_peak(config, run)
-    assert sum(parts.values())/trace.peak == pytest.approx(1, abs=.07)
-    assert step_work(config, run)['matmul']/trace.work['matmul'] == pytest.approx(1, abs=.05)
-    assert reserved_bytes(trace) > trace.peak
-
-def test_memory_is_linear_in_the_layers():
-    peaks = [trace_step(small(n), training_run(batch=4, seq=512)).peak for n in (3, 4, 5)]
-    assert peaks[2] - peaks[1] == peaks[1] - peaks[0] > 0
-
-def test_qwen_and_a_folder(tmp_path):
-    config = small(kind='qwen2')
-    config.save_pretrained(tmp_path)
-    run = training_run(batch=2, seq=512)
-    assert layer_sizes(model_config(str(tmp_path))) == layer_sizes(config)
-    assert sum(formula_peak(config, run)[0].values())/trace_step(config, run).peak == pytest.approx(1, abs=.07)
-
-def test_a_mixture_of_experts_is_refused():
-    config = AutoConfig.for_model('mixtral', hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, vocab_size=512)
-    with pytest.raises(ValueError, match="mixtral.*depth='trace'"): layer_sizes(config)
-
-def test_a_loss_that_keeps_all_logits():
-    config, run, cross_entropy = small(vocab_size=131072), training_run(batch=4, seq=512), torch.nn.functional.cross_entropy
-    def all_at_once(outputs, labels, num_items_in_batch=None): return cross_entropy(outputs.logits.float().flatten(0, 1), labels.flatten(), reduction='sum')/num_items_in_batch
-    assert trace_step(config, run, all_at_once).peak - trace_step(config, run).peak > 4*4*512*131072  # float32 logits and their gradient, against one tile
-    with pytest.raises(ValueError, match='compute_loss_func'): trace_step(config, training_run(method='dpo'), all_at_once)
-
-def test_variable_rows_are_refused():
-    with pytest.raises(ValueError, match='one length'): trace_step(small(), training_run(lengths='exponential-400'))
-
-def test_allocator():
-    a = CachingAllocator()
-    a.take('a', 512)
-    assert a.reserved == 2*MiB                         # a small segment
-    a.take('b', 3*MiB)
-    a.take('c', 5*MiB)
-    assert a.reserved == 22*MiB                        # both from one segment of 20 MiB
-    a.take('d', 31*MiB)
-    assert a.reserved == 54*MiB                        # a segment of its own, a multiple of 2 MiB
-    a.give('b'); a.give('c'); a.give('d')
-    a.take('e', 20*MiB)
-    assert a.reserved == 54*MiB                        # neighbours were joined again
-    a.release()
-    assert a.reserved == 22*MiB                        # what is in use stays
-    with pytest.raises(MemoryError, match='allowed'): CachingAllocator(limit=30*MiB).take('f', 31*MiB)
-
-def test_limit_is_met_by_releasing():
-    a = CachingAllocator(limit=40*MiB)
-    a.take('a', 30*MiB); a.give('a')
-    a.take('b', 36*MiB)
-    assert a.reserved == 36*MiB
+from ftcook.bench import merge_rows
+from ftcook.cli import main
+from ftcook.cost import break_even, compare, estimate, fit_calibration, with_interruptions
+from ftcook.planning import calibration, gpu_offers, price_columns
+from ftcook.runs import Run
 
 def test_what_would_make_it_fit():
-    e = estimate('Mistral-7B', gpu='RTX 4090', checkpointing='none')
+    e = estimate('Mistral-7B', gpu='RTX 4090', gradient_checkpointing='none')
     assert not e.fits and any('gradient checkpointing' in o for o in e.remedies) and any('rows at once' in o for o in e.remedies)
     assert estimate('Mistral-7B', gpu='RTX 4090').fits
-    together = estimate('Llama-3-8B', method='lora', batch_size=16, checkpointing='none', gpu='RTX 4090')
-    assert any('all together' in o for o in together.remedies) or any('rows' in o for o in together.remedies)
+    together = estimate('Llama-3-8B', method='lora', per_device_train_batch_size=16, gradient_checkpointing='none',
+        gpu='RTX 4090')
+    assert any('all together' in o or 'rows' in o for o in together.remedies)
+
+def test_remedies_do_what_they_say():
+    e = estimate('Mistral-7B', gpu='RTX 4090', gradient_checkpointing='none')
+    checked = next(o for o in e.remedies if o.startswith('gradient checkpointing'))
+    assert checked == f"gradient checkpointing: {estimate('Mistral-7B', gpu='RTX 4090').needed_gib:.1f} GiB"
+    rows = next(o for o in e.remedies if 'rows at once' in o)
+    fewer = estimate('Mistral-7B', gpu='RTX 4090', gradient_checkpointing='none',
+        per_device_train_batch_size=int(rows.split()[0]))
+    assert fewer.fits and rows.endswith(f'{fewer.needed_gib:.1f} GiB')
+
+def test_what_a_user_of_trl_has_in_hand():
+    from peft import LoraConfig
+    from transformers import AutoConfig
+    from trl import SFTConfig
+    from ftcook.runs import random_model
+    args = SFTConfig(output_dir='out', use_cpu=True, bf16=False, max_length=512, model_init_kwargs=dict(dtype='bfloat16'))
+    lora = LoraConfig(r=8, target_modules='all-linear')
+    wanted = estimate('mistral-7b', method='lora', r=8, max_length=512, per_device_train_batch_size=8)
+    assert estimate('mistral-7b', args, lora) == estimate('mistral-7b', args=args, peft_config=lora) == wanted
+    assert estimate('mistral-7b', args, lora, r=4).run.r == 4                                  # what is said wins
+    assert 'fewer' in estimate('mistral-7b', args, LoraConfig(r=8, target_modules=['q_proj', 'v_proj'])).note
+    model = random_model(AutoConfig.for_model('llama', hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=512), dtype='float32')
+    by_model = estimate(model, args, lora)
+    assert (by_model.run.dtype, by_model.run.method, by_model.model) == ('float32', 'lora', 'llama') and by_model.needed_gib < 5
+    json.dumps(by_model.to_dict())
+
+@pytest.mark.parametrize('model', ['embedded', 'SmolLM2-135M', 'smollm2 135m'])
+def test_one_resolver(model): assert estimate(model).needed_gib == estimate('SmolLM2-135M').needed_gib
+
+@pytest.mark.parametrize('gpu', ['H100', 'h100', 'NVIDIA H100 80GB HBM3', 'H100 80GB HBM3'])
+def test_a_gpu_by_any_of_its_names(gpu): assert estimate('Mistral-7B', gpu=gpu).gpu == 'H100'
+
+def test_an_unknown_field_says_what_comes_near():
+    for wrong,near in (('use_liger', 'use_liger_kernel'), ('batch_size', 'per_device_train_batch_size'), ('optimizer', 'optim')):
+        with pytest.raises(TypeError, match=f'{wrong}: no such field.*near: {near}'): estimate('Mistral-7B', **{wrong: 1})
+
+def test_trace_and_formula_agree():
+    formula, trace = (estimate('SmolLM2-135M', depth=d, per_device_train_batch_size=2, max_length=512)
+        for d in ('formula', 'trace'))
+    assert trace.peak_gib == pytest.approx(formula.peak_gib,
+        rel=.05) and trace.depth == 'trace' and trace.step_s == formula.step_s
 
 def test_own_prices(tmp_path):
-    text = 'gpu,memory_gb,usable_gib,bandwidth_gb_s,bf16_tflops,fp16_tflops,provider,kind,usd_low,usd_high,date,source\nMy card,24,,900,100,100,me,on-demand,2,3,2026-11,own\n'
-    (tmp_path/'p.csv').write_text(text)
+    row = dict.fromkeys(price_columns, '') | dict(gpu='My card', memory_gb=24, bandwidth_gb_s=900, bf16_tflops=100,
+        fp16_tflops=100, provider='me',
+        kind='on-demand', usd_low=2, usd_high=3, date='2026-11', source='own')
+    merge_rows(tmp_path/'p.csv', [row], ('gpu',))
     e = estimate('Llama-3.2-1B', gpu='my card', prices=tmp_path/'p.csv', tokens=1e6)
     assert e.usd == pytest.approx((2*e.hours, 3*e.hours))
     assert [o.gpu for o in gpu_offers(tmp_path/'p.csv')] == ['My card']
+    assert estimate('Llama-3.2-1B', gpu='L40S', prices={'L40S': (1, 4)},
+        tokens=1e6).usd[1] == pytest.approx(4*estimate('Llama-3.2-1B', tokens=1e6).hours)
 
 def test_every_gpu_and_a_longer_row_needs_more():
     assert {e.gpu for e in compare('Llama-3.2-1B')} == {o.gpu for o in gpu_offers()}
-    sizes = [estimate('Mistral-7B', seq_len=n).needed_gib for n in (512, 1024, 2048, 4096)]
+    sizes = [estimate('Mistral-7B', max_length=n).needed_gib for n in (512, 1024, 2048, 4096)]
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
 
 def test_command(capsys):
-    assert main(['estimate', 'mistral-7b', '--method', 'qlora', '--gpu', 'L40S', '--seq', '2048', '--batch', '4', '--tokens', '10M']) == 0
+    assert main(['estimate', 'mistral-7b', '--method', 'qlora', '--gpu', 'L40S', '--seq', '2048', '--batch', '4', '--tokens',
+        '10M']) == 0
     out = capsys.readouterr().out
     assert 'It fits.' in out and '█' in out and 'USD' in out and 'days old' in out
     assert main(['estimate', 'mistral-7b', '--json']) == 0
@@ -95,13 +86,14 @@ def test_command(capsys):
     assert main(['estimate', 'mistral-7b', '--gpu', 'all']) == 0
     assert 'B200' in capsys.readouterr().out
 
-@pytest.mark.parametrize('arguments, near', [(['mistrall-7b'], 'Mistral-7B'), (['mistral-7b', '--gpu', 'H10'], 'H100'), (['mistral-7b', '--method', 'qlor'], 'qlora')])
+@pytest.mark.parametrize('arguments, near', [(['mistrall-7b'], 'Mistral-7B'), (['mistral-7b', '--gpu', 'H10'], 'H100'),
+    (['mistral-7b', '--method', 'qlor'], 'qlora')])
 def test_near_matches(arguments, near, capsys):
     assert main(['estimate', *arguments]) == 2
     assert near in capsys.readouterr().err
 
 def test_interruptions():
-    rare, often = (with_interruptions(10, every) for every in (1000, .5))
+    rare, often = (with_interruptions(10, gap) for gap in (1000, .5))
     assert rare.hours == pytest.approx(10, rel=.02) and often.hours > 12
     assert with_interruptions(10, 2).hours <= min(with_interruptions(10, 2, interval=i).hours for i in (.02, 2.))
 
@@ -109,25 +101,27 @@ def test_break_even():
     assert break_even(1000, 1., 0, hours_per_week=10).hours == pytest.approx(1000)
     assert break_even(1000, .1, 1000, usd_per_kwh=.3).years == math.inf
 
-def test_rows_that_are_compared():
-    runs = comparable_runs()
-    assert all(row['status'] in ('ok', 'oom') for row,_ in runs) and {row['split'] for row,_ in runs} >= {'fit', 'holdout'} and len({row['gpu'] for row,_ in runs}) == 1
-
-def test_every_compared_run_is_traced_well():
-    "Also those that belong to no split, such as the switches of lesson 10."
-    with (root/'nbs'/'measurements'/'estimates.csv').open() as f: traced = {tuple(r[k] for k in run_defaults): float(r['traced_gib']) for r in csv.DictReader(f)}
-    extra = calibration().workspace_mib/1024
-    off = {tuple(run.values()): (traced[tuple(map(str, run.values()))] + extra)/(float(row['peak_allocated_gib']) - left_over(row)) - 1 for row,run in comparable_runs() if row['status'] == 'ok'}
-    assert len(off) > 80 and max(map(abs, off.values())) < .02
-
-def test_paged_optimizers_on_another_card():
-    with (root/'nbs'/'measurements'/'training.csv').open() as f: rows = [r for r in csv.DictReader(f) if r['note'].startswith('beside other work')]
-    assert {r['optimizer'] for r in rows} == {'paged_adamw_32bit', 'paged_adamw_8bit', 'adamw_torch_fused'}
-    for r in rows:
-        config, run = model_config('Mistral-7B'), training_run(model='Mistral-7B', method='qlora', optimizer=r['optimizer'])
-        for peak in (sum(formula_peak(config, run)[0].values()), trace_step(config, run).peak): assert peak/2**30 + calibration().workspace_mib/1024 == pytest.approx(float(r['peak_allocated_gib']), rel=1e-3)
-
 def test_own_calibration(tmp_path):
-    merge_rows(tmp_path/'mine.csv', [(cal := calibration()) | {k: 2*cal[k] for k in ('matmul', 'attention', 'bytes')}], ('gpu',))
+    twice = calibration()
+    twice |= {k: 2*twice[k] for k in ('matmul', 'attention', 'bytes', 'forward', 'again', 'backward', 'quantized')}
+    merge_rows(tmp_path/'mine.csv', [twice], ('gpu',))
     a, b = (estimate('Mistral-7B', gpu='H100', calibrated=path) for path in (None, tmp_path/'mine.csv'))
     assert b.step_s == pytest.approx(2*a.step_s) and b.needed_gib == a.needed_gib
+
+def test_the_calibration_in_the_package_is_that_of_the_tables():
+    made, shipped = fit_calibration(), calibration()
+    assert list(made) == list(shipped)
+    for k,v in made.items(): assert v == (shipped[k] if isinstance(v, str) else pytest.approx(shipped[k], rel=.02, abs=.05)), k
+
+def test_from_the_package_alone(tmp_path):
+    "No checkout in sight: the estimate works, and what needs the measured tables says where they are."
+    code = 'from ftcook.cost import estimate, fit_calibration\nprint(estimate("mistral-7b", gpu="L40S", tokens=10e6).fits)\n'
+    code += 'try: fit_calibration()\nexcept FileNotFoundError as e: print(e)'
+    env = os.environ | dict(PYTHONPATH=str(root))
+    said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=tmp_path, env=env).stdout
+    assert said.startswith('True\n') and 'in the repository only' in said and 'training' in said or 'estimates.csv' in said
+
+def test_a_run_is_kept_in_the_estimate():
+    e = estimate('mistral-7b', use_liger_kernel=True)
+    assert e.run == Run(e.run.config, use_liger_kernel=True) and e.model == 'mistral-7b'
+    assert e.to_dict()['run']['use_liger_kernel'] is True

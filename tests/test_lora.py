@@ -2,14 +2,17 @@
 import pytest, torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
-from ftcook.lora import adapter_size, lora_config, shapes
+from ftcook.lora import adapter_size, lora_config
+from ftcook.runtime import model_config
 
-tiny = AutoConfig.for_model('llama', hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=128)
+tiny = AutoConfig.for_model('llama', hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, vocab_size=128)
 
 def test_defaults():
     c = lora_config()
     assert isinstance(c, LoraConfig)
-    assert (c.r, c.lora_alpha, c.target_modules, c.lora_dropout, c.task_type, c.bias) == (16, 32, 'all-linear', 0.0, 'CAUSAL_LM', 'none')
+    assert (c.r, c.lora_alpha, c.target_modules, c.lora_dropout, c.task_type, c.bias) == (16, 32, 'all-linear', 0.0, 'CAUSAL_LM',
+        'none')
 
 def test_alpha_follows_rank_unless_given():
     assert lora_config(64).lora_alpha == 128
@@ -21,7 +24,8 @@ def test_other_arguments_pass_through():
     assert c.use_rslora and c.task_type == 'SEQ_CLS' and c.modules_to_save == ['score']
     with pytest.raises(TypeError): lora_config(rank=8)
 
-@pytest.mark.parametrize('kwargs', [{}, dict(use_dora=True), dict(init_lora_weights='pissa'), dict(target_modules=['q_proj']), dict(rank_pattern=dict(q_proj=2))])
+@pytest.mark.parametrize('kwargs', [{}, dict(use_dora=True), dict(init_lora_weights='pissa'), dict(target_modules=['q_proj']),
+    dict(rank_pattern=dict(q_proj=2))])
 def test_size_is_that_of_a_real_adapter(kwargs, tmp_path):
     size = adapter_size(tiny, lora_config(4, **kwargs))
     model = get_peft_model(AutoModelForCausalLM.from_config(tiny), lora_config(4, **kwargs))
@@ -44,7 +48,12 @@ def test_config_is_not_changed():
 def test_dtype_halves_bytes():
     assert adapter_size(tiny, dtype='bfloat16').bytes*2 == adapter_size(tiny).bytes
 
-@pytest.mark.parametrize('name,weights', [('SmolLM2-135M', 134_515_008), ('Llama-3.2-1B', 1_235_814_400), ('Mistral-7B', 7_248_023_552), ('Llama-3-8B', 8_030_261_248), ('Qwen2.5-7B', 7_615_616_512)])
+@pytest.mark.parametrize('name,weights', [('SmolLM2-135M', 134_515_008), ('Llama-3.2-1B', 1_235_814_400),
+    ('Mistral-7B', 7_248_023_552), ('Llama-3-8B', 8_030_261_248), ('Qwen2.5-7B', 7_615_616_512)])
 def test_shapes_have_the_published_number_of_weights(name, weights):
-    with torch.device('meta'): model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shapes[name]))
+    with torch.device('meta'): model = AutoModelForCausalLM.from_config(model_config(name))
     assert model.num_parameters() == weights
+
+def test_a_model_by_any_of_its_names():
+    assert adapter_size('mistral-7b') == adapter_size('Mistral-7B') == adapter_size(model_config('mistral 7b'))
+    assert adapter_size('embedded') == adapter_size('SmolLM2-135M')

@@ -4,7 +4,7 @@
 
 Each part is a list of jobs that a process of its own works through. A job that fails leaves a row that says why;
 if it takes the process with it, the next job gets a new one."""
-import argparse, datetime, gc, importlib.util, json, os, statistics, subprocess, sys, threading, time, warnings
+import argparse, gc, importlib.util, json, os, statistics, subprocess, sys, threading, time, warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,15 +64,13 @@ def ceilings(cuda):
 
 def label(part, job, status=''):
     "What every row carries, also that of a job that failed."
-    from ftcook.cli import device_name
-    from ftcook.runtime import versions
-    pinned = ' '.join(f'{k}-{v}' for k,v in versions(['torch', 'transformers', 'flash-attn']).items() if v)
+    from ftcook.bench import device_name, label as dated
     asked = {k: v for k,v in job.items() if k in ('implementation', 'case', 'checkpointing', 'head_dim', 'seq_len', 'layers')}
     shape = {}
     if 'tokens' in job:
         shape = dict(batch=job['tokens']//job['seq_len'], heads=job.get('heads') or job['hidden']//job['head_dim'])
     return dict(gpu=device_name(), **asked, **shape, **dict.fromkeys(to_fill[part], ''),
-                status=status or 'measured', versions=pinned, date=datetime.date.today().isoformat())
+                **dated(('torch', 'transformers', 'flash-attn'), status=status or 'measured'))
 
 def failed(part, job, why):
     "The rows of a job that failed."

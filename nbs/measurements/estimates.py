@@ -1,39 +1,42 @@
-"""Trace every run of training.csv and every attempt of oom.csv without a GPU, say what would fit where it is close, and fit what only a measurement can tell: python nbs/measurements/estimates.py"""
-import argparse, csv, datetime, functools, itertools, time
+"""Trace the runs of training.csv and oom.csv without a GPU, and fit the calibration: python nbs/measurements/estimates.py
+
+--again traces what has been traced before as well; --passes counts the table `passes` of ftcook.planning instead."""
+import argparse, functools, itertools, time
 from pathlib import Path
-from ftcook.cli import merge_rows
-from ftcook.cost import GiB, comparable_runs, fit_calibration, gpu_offers, model_config, reserved_bytes, trace_step
-from ftcook.doctor import oom_fixes
-from ftcook.memory import run_defaults, training_run
-from ftcook.runtime import versions
+from ftcook.bench import known_rows, label, merge_rows, pinned, read_rows
+from ftcook.cost import fit_calibration
+from ftcook.planning import gpu_offers, passes
+from ftcook.runs import Run, comparable_runs, run_fields
+from ftcook.trace import GiB, reserved_bytes, trace_step
 
 here = Path(__file__).parent
-
-def label(): return dict(versions=' '.join(f'{k}-{v}' for k,v in versions('torch transformers trl peft bitsandbytes'.split()).items()), date=datetime.date.today().isoformat())
-
-def known(path, keys, again):
-    "What a table has already, unless all is to be done again."
-    return {tuple(r[k] for k in keys) for r in csv.DictReader(path.open())} if path.exists() and not again else set()
+assets = here.parent.parent/'ftcook'/'assets'
 
 @functools.cache
-def trace_of(*values): return trace_step(model_config(values[0]), dict(zip(run_defaults, values)))
-
-def traced(run):
-    "What the trace says about a run, as a row."
-    trace = trace_of(*run.values())
-    return run | dict(traced_gib=round(trace.peak/GiB, 4), **{f'{k}_gib': round(v/GiB, 4) for k,v in trace.phases.items()}, reserved_gib=round(reserved_bytes(trace)/GiB, 4), **{f'work_{k}': round(v) for k,v in trace.work.items()}) | label()
-
-def attempts(model):
-    "The runs that oom.py tries one after the other, each with its loss."
-    from oom import plain_loss, start
-    settings = itertools.accumulate(oom_fixes, lambda settings, cure: settings | cure.change(settings), initial=start)
-    for name,s in zip(['none', *(cure.name for cure in oom_fixes)], settings):
-        if not s['activation_offloading']: yield name, training_run(model=model, method='lora' if s['quantize'] == 'none' else 'qlora', batch=s['per_device_train_batch_size'], accumulation=s['gradient_accumulation_steps'], seq=s['max_length'],
-            checkpointing='full' if s['gradient_checkpointing'] else 'none', optimizer=s['optim']), None if s['fused'] else plain_loss
+def trace_of(run): return trace_step(run)
 
 def need(trace):
     "What a run takes without a limit, in GiB."
     return dict(traced_gib=round(trace.peak/GiB, 4), reserved_gib=round(reserved_bytes(trace)/GiB, 4))
+
+def traced(run):
+    "What the trace says about a run, as a row of estimates.csv."
+    trace = trace_of(run)
+    phases = {f'{k}_gib': round(v/GiB, 4) for k,v in trace.phases.items()}
+    found = need(trace)
+    return run.to_dict() | dict(traced_gib=found['traced_gib']) | phases | dict(reserved_gib=found['reserved_gib']) | \
+        {f'work_{k}': round(v) for k,v in trace.work.items()} | label(pinned)
+
+def attempts(model):
+    "The runs that oom.py tries one after the other, each with its loss."
+    from ftcook.doctor import oom_fixes
+    from oom import plain_loss, start
+    settings = itertools.accumulate(oom_fixes, lambda settings, cure: settings | cure.change(settings), initial=start)
+    same = 'per_device_train_batch_size', 'gradient_accumulation_steps', 'max_length', 'gradient_checkpointing', 'optim'
+    for name,s in zip(['none', *(cure.name for cure in oom_fixes)], settings):
+        if s['activation_offloading']: continue
+        run = Run(model, 'lora' if s['quantize'] == 'none' else 'qlora', **{k: s[k] for k in same})
+        yield name, run, None if s['fused'] else plain_loss
 
 def verdict(trace, limit):
     "What the allocator makes of a traced run within a limit in GiB."
@@ -43,45 +46,72 @@ def verdict(trace, limit):
 
 def edges(measured, context_gib, out, again):
     "Predict the outcome of the runs that were measured close to a limit: torch's, or that of the card."
-    keys = ('gpu', *run_defaults)
-    there = known(out, keys, again)
+    keys = ('gpu', *run_fields)
+    there = set() if again else known_rows(out, keys)
     for row,run in comparable_runs(measured):
-        if row['purpose'] != 'limit' and not run['limit_gib'] or (row['gpu'], *map(str, run.values())) in there: continue
-        room = run['limit_gib'] or next(o.usable_gib for o in gpu_offers() if o.gpu in row['gpu']) - context_gib
-        trace = trace_of(*run.values())
+        if row['purpose'] != 'limit' and not run.limit_gib or (row['gpu'], *run.key()) in there: continue
+        room = run.limit_gib or next(o.usable_gib for o in gpu_offers() if o.gpu in row['gpu']) - context_gib
+        trace = trace_of(run)
         found = dict(room_gib=round(room, 2), predicted=verdict(trace, room)) | need(trace)
-        merge_rows(out, [dict(gpu=row['gpu']) | run | found | label()], keys)
+        merge_rows(out, [dict(gpu=row['gpu']) | run.to_dict() | found | label(pinned)], keys)
         print(f"{row['status']}, predicted {found['predicted']}: {found['reserved_gib']:.2f} of {room:.2f} GiB", flush=True)
 
 def judge(rows, out, again):
     "Predict the outcome of rows of oom.csv."
     keys = ('gpu', 'model', 'limit_gib', 'cure')
-    there = known(out, keys, again)
+    there = set() if again else known_rows(out, keys)
     rows = [r for r in rows if tuple(r[k] for k in keys) not in there]
     for model in sorted({r['model'] for r in rows}):
         for cure,run,loss in attempts(model):
             mine = [r for r in rows if (r['model'], r['cure']) == (model, cure)]
             if not mine: continue
-            trace = trace_step(model_config(model), run, loss)
-            figures = need(trace) | label()
-            merge_rows(out, [dict(gpu=r['gpu'], model=model, limit_gib=r['limit_gib'], cure=cure, predicted=verdict(trace, float(r['limit_gib']))) | figures for r in mine], keys)
+            trace = trace_step(run, loss)
+            figures = need(trace) | label(pinned)
+            merge_rows(out, [{k: r[k] for k in keys} | dict(predicted=verdict(trace, float(r['limit_gib']))) | figures
+                for r in mine], keys)
             print(f'{model}, {cure}: {trace.peak/GiB:.2f} GiB', flush=True)
 
+def count_passes():
+    "Bytes that a layer moves per token and element of h, a, k and f, and its operations, from traces of small shapes."
+    import numpy as np
+    from transformers import AutoConfig
+    shapes = [(512, 8, 2, 1024), (768, 8, 2, 1024), (512, 16, 2, 1024), (512, 8, 4, 1024), (512, 8, 2, 2048), (1024, 16, 4, 3072)]
+    def work(kind, mode, liger, shape, layers, tokens):
+        h, heads, kv, f = shape
+        config = AutoConfig.for_model('llama', hidden_size=h, num_attention_heads=heads, num_key_value_heads=kv, head_dim=64,
+            intermediate_size=f, num_hidden_layers=layers, vocab_size=512)
+        return trace_step(Run(config, kind, per_device_train_batch_size=1, max_length=tokens, gradient_checkpointing=mode,
+            use_liger_kernel=liger)).work
+    def layer(*key):
+        "Bytes per token and operations of one layer: of the difference between three layers and two, at two lengths."
+        (long3, long2), (short3, short2) = (tuple(work(*key, n, tokens) for n in (3, 2)) for tokens in (1024, 512))
+        moved = (long3['bytes'] - long2['bytes']) - (short3['bytes'] - short2['bytes'])
+        return moved/512, long3['kernels'] - long2['kernels']
+    for key,known in passes.items():
+        found = [layer(*key, shape) for shape in shapes]
+        sizes = [(h, 64*heads, 64*kv, f, 1) for h,heads,kv,f in shapes]
+        counted = np.linalg.lstsq(np.array(sizes), np.array([moved for moved,_ in found]), rcond=None)[0]
+        print(key, [round(v, 1) for v in counted[:4].tolist()], found[0][1], 'in the table', known, flush=True)
+
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--measured', type=Path, default=here/'training.csv')
-    parser.add_argument('--out', type=Path, default=here/'estimates.csv', help='where the traces go; calibration.csv and edges.csv are written beside it')
+    parser.add_argument('--out', type=Path, default=here/'estimates.csv',
+        help='where the traces go, and edges.csv and calibration.csv of a table of your own')
     parser.add_argument('--again', action='store_true', help='trace what has been traced before as well')
+    parser.add_argument('--passes', action='store_true', help='count the table `passes` of ftcook.planning, and do nothing else')
     args = parser.parse_args()
-    there = known(args.out, run_defaults, args.again)
-    runs = {tuple(map(str, run.values())): run for _,run in comparable_runs(args.measured)}
+    if args.passes: raise SystemExit(count_passes())
+    there = set() if args.again else known_rows(args.out, run_fields)
+    runs = {run.key(): run for _,run in comparable_runs(args.measured)}
     for key,run in runs.items():
         if key in there: continue
         start = time.perf_counter()
         row = traced(run)
-        merge_rows(args.out, [row], tuple(run_defaults))
-        print(f"{time.perf_counter() - start:4.0f} s  {' '.join(f'{k}={v}' for k,v in run.items() if v != run_defaults[k])}: {row['traced_gib']} GiB", flush=True)
-    if args.measured.parent == here: judge(list(csv.DictReader((here/'oom.csv').open())), here/'limits.csv', args.again)
+        merge_rows(args.out, [row], run_fields)
+        print(f"{time.perf_counter() - start:4.0f} s  {run}: {row['traced_gib']} GiB", flush=True)
+    own = args.measured.parent != here
+    if not own: judge(read_rows(here/'oom.csv'), here/'limits.csv', args.again)
     calibration = fit_calibration(args.measured, args.out)
-    merge_rows(args.out.parent/'calibration.csv', [calibration], ('gpu',))
+    merge_rows((args.out.parent if own else assets)/'calibration.csv', [calibration], ('gpu',))
     edges(args.measured, calibration['context_gib'], args.out.parent/'edges.csv', args.again)

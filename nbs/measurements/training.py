@@ -1,4 +1,4 @@
-"""Measure training steps at real shapes with random weights, a row per run: python nbs/measurements/training.py --groups levers"""
+"""Measure training steps at real shapes, random weights, a row per run: python nbs/measurements/training.py --groups levers"""
 import argparse, json, sys, tempfile, time
 from pathlib import Path
 from ftcook.bench import device_name, known_rows, label, merge_rows, pinned, run_apart
@@ -91,12 +91,15 @@ flash, both = dict(attn_implementation='flash_attention_2'), dict(use_liger_kern
 one, varied = dict(per_device_train_batch_size=1), dict(lengths='exponential-400')
 long_rows = one | dict(max_length=8192)
 half = dict(gradient_checkpointing='every-2')
-levers = [dict(), unchecked, dict(gradient_checkpointing='selective'), half, flash, one | dict(attn_implementation='eager'), liger]
-levers += [liger | unchecked, unchecked | both, half | both, both, one, one | dict(gradient_accumulation_steps=4), one | unchecked]
+levers = [dict(), unchecked, dict(gradient_checkpointing='selective'), half, flash, one | dict(attn_implementation='eager'),
+    liger]
+levers += [liger | unchecked, unchecked | both, half | both, both, one, one | dict(gradient_accumulation_steps=4),
+    one | unchecked]
 levers += [one | unchecked | dict(activation_offloading='activations'), dict(activation_offloading='checkpoints')]
 levers += [dict(optim=name) for name in ('adamw_8bit', 'paged_adamw_32bit', 'paged_adamw_8bit')]
 levers += [dict(per_device_train_batch_size=16, max_length=512), long_rows, long_rows | flash, dict(method='lora')]
-levers += [dict(method='lora') | unchecked | both, varied, *(varied | dict(packing=p) for p in ('bfd', 'wrapped', 'padding_free'))]
+levers += [dict(method='lora') | unchecked | both, varied, *(varied | dict(packing=p)
+    for p in ('bfd', 'wrapped', 'padding_free'))]
 levers += [varied | flash | dict(packing=p) for p in ('padding_free', 'bfd')]
 short_full = dict(model='Llama-3.2-3B', method='full', per_device_train_batch_size=2, max_length=1024)
 levers += [short_full | dict(optim=name) for name in ('adamw_torch_fused', 'adamw_8bit')]

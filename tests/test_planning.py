@@ -1,0 +1,128 @@
+"""The formulas: each term pinned where a term can be seen alone, and `fastest` chooses what fits and says what does not."""
+from dataclasses import replace
+import pytest
+from transformers import AutoConfig
+from ftcook.planning import (GiB, calibration, checkpointed, fastest, fixed_bytes, fit_speed, formula_peak, gpu_offers,
+    layer_sizes, peak_gib,
+    saved_per_token, step_moments, step_seconds, step_work, token_seconds, useful_share)
+from ftcook.runs import Run
+
+def small(layers=6, **kwargs):
+    shape = dict(hidden_size=256, intermediate_size=1024, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=4096)
+    return AutoConfig.for_model('llama', **{**shape, **kwargs})
+
+def run(**kwargs): return Run(small(), **{**dict(per_device_train_batch_size=2, max_length=512), **kwargs})
+
+def test_fixed_bytes_by_hand():
+    full, qlora = fixed_bytes(Run(method='full')), fixed_bytes(Run())
+    assert full['weights'] == full['gradients'] == full['optimizer']/2 == 2*7_248_023_552
+    assert qlora['adapters'] == qlora['gradients'] == qlora['optimizer']/2 == 2*41_943_040
+    assert fixed_bytes(Run(method='lora'))['adapters'] == 4*41_943_040                       # float32 on an unquantized base
+    assert fixed_bytes(Run(method='dpo', r=0))['reference'] == full['weights']
+    assert fixed_bytes(Run(method='dpo'))['reference'] == 0                                  # the base without its adapter serves
+    assert fixed_bytes(Run(method='full', optim='paged_adamw_8bit'))['optimizer'] == 0       # torch does not count what is paged
+    embedding = 32768*4096
+    eight = fixed_bytes(Run(method='full', optim='adamw_8bit'))['optimizer']
+    # the embedding's states stay in 32 bits
+    assert eight == pytest.approx((2 + 8/256)*7_248_023_552 + embedding*(8 - 2 - 8/256))
+
+def test_kept_by_a_layer_by_hand():
+    h, f, a, k, heads = 4096, 14336, 4096, 1024, 32
+    assert sum(saved_per_token(Run()).values()) == 8*h + 4*h + 14*16 + 4*a + 4*k + 4*heads + 8*f
+    assert sum(saved_per_token(Run(method='lora')).values()) == 8*h + 10*h + 2*a + 14*16 + 4*a + 4*k + 4*heads + 8*f
+    assert sum(saved_per_token(Run(method='full')).values()) == 12*h + 4*h + 4*a + 4*k + 4*heads + 8*f
+    eager = saved_per_token(Run(attn_implementation='eager', max_length=1000))['attention']
+    # the scores, in float32 and in 16 bits
+    assert eager == 8*a + 6*heads*1000
+    liger = saved_per_token(Run(use_liger_kernel=True))
+    assert liger['norms'] == 4*h and liger['mlp'] == 6*f
+
+@pytest.mark.parametrize('mode, layers, twice', [('none', 32, 0), ('full', 32, 32), ('selective', 32, 32), ('every-2', 32, 16),
+    ('every-3', 32, 11), ('every-4', 30, 8)])
+def test_layers_computed_twice(mode, layers, twice): assert checkpointed(Run(gradient_checkpointing=mode), layers) == twice
+
+def activations(mode, moment='loss'): return step_moments(run(gradient_checkpointing=mode))[moment]['activations']
+
+def test_checkpointing_between_all_and_nothing():
+    s, kept, tokens = layer_sizes(small()), sum(saved_per_token(run()).values()), 1024
+    full = activations('full')
+    assert activations('none') - full == tokens*6*(kept - 2*s.h)
+    assert activations('every-2') - full == tokens*3*(kept - 2*s.h)                          # three of six layers keep everything
+    # and the attention's output beside the input
+    assert activations('selective') - full == tokens*6*2*s.a
+    # one layer again, without the norm behind the last
+    assert activations('full', 'layer') - full == pytest.approx(tokens*kept - 4*s.h*tokens)
+    # the last of six layers was not checkpointed
+    assert activations('every-2', 'layer') == tokens*(3*2*s.h + 3*kept)
+    assert activations('every-5', 'layer') == tokens*(2*2*s.h + 4*kept + kept)               # now it is
+
+def test_peak_is_the_highest_moment():
+    parts, name = formula_peak(run())
+    moments = {m: sum(v.values()) for m,v in step_moments(run()).items()}
+    assert name == max(moments, key=moments.get) and sum(parts.values()) == pytest.approx(moments[name], abs=10)
+    assert peak_gib(run()) == pytest.approx(moments[name]/GiB + calibration().workspace_mib/1024)
+
+def test_more_of_anything_needs_more():
+    for field,sizes in (('max_length', (512, 1024, 2048)), ('per_device_train_batch_size', (1, 2, 8)), ('r', (4, 64, 256))):
+        peaks = [peak_gib(replace(run(), **{field: n})) for n in sizes]
+        assert peaks == sorted(peaks) and peaks[0] < peaks[-1], field
+
+def test_a_mixture_of_experts_is_refused():
+    config = AutoConfig.for_model('mixtral', hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=512)
+    with pytest.raises(ValueError, match="mixtral.*depth='trace'"): layer_sizes(config)
+
+def test_unknown_optimizer():
+    with pytest.raises(ValueError, match='optim=.sgd.*adamw_torch'): fixed_bytes(Run(optim='sgd'))
+
+def h100(): return next(o for o in gpu_offers() if o.gpu == 'H100')
+
+def test_work_of_a_step():
+    work, more = step_work(run()), step_work(run(gradient_accumulation_steps=3))
+    assert all(more[k] == pytest.approx(3*v) for k,v in work.items() if k != 'update_8bit')
+    assert step_work(run(), [512]*2) == work and step_work(run(), [1024])['attention'] == 2*work['attention']
+    assert step_work(run(method='full', optim='adamw_8bit'))['update_8bit'] == fixed_bytes(run(method='full'))['gradients']/2
+
+def test_time_is_work_or_launches():
+    factors = dict(matmul=1, attention=1, bytes=1, forward=1, again=1, backward=1, quantized=1, waiting=0, update_8bit=0)
+    work = dict(matmul=989e12, attention=0, bytes=0, forward=1e5, again=0, backward=0, quantized=0, update_8bit=1e12)
+    # a second of work hides a tenth of launches
+    assert step_seconds(work, h100(), factors) == pytest.approx(1)
+    assert step_seconds(work, h100(), factors | dict(waiting=.5)) == pytest.approx(1.05)
+    assert step_seconds(work, h100(), factors | dict(forward=20)) == pytest.approx(2)         # two seconds of launches
+    assert step_seconds(work, h100(), factors | dict(update_8bit=1)) == pytest.approx(2)
+
+def test_fit_finds_the_factors():
+    runs = [run(gradient_checkpointing=c, per_device_train_batch_size=b, method=m, optim=o) for c in ('none', 'full')
+        for b in (1, 64, 512)
+        for m,o in (('qlora', 'adamw_torch'), ('lora', 'adamw_torch'), ('full', 'adamw_8bit'))]
+    works, cal = [step_work(r) for r in runs], calibration()
+    fitted = fit_speed(works, [step_seconds(w, h100(), cal) for w in works], h100())
+    assert max(abs(step_seconds(w, h100(), fitted)/step_seconds(w, h100(), cal) - 1) for w in works) < .05
+
+def test_padding():
+    assert useful_share([7]*9, 4) == 1 and useful_share([1, 99], 1) == pytest.approx(1, abs=.02) and useful_share([1, 99], 8) < .6
+    padded, packed = run(), replace(run(), packing='bfd', attn_implementation='flash_attention_2')
+    lengths = [16]*31 + [512]
+    assert token_seconds(padded, lengths, h100(), calibration()) > 3*token_seconds(packed, lengths, h100(), calibration())
+
+def test_fastest_gives_arguments_of_trl():
+    choice = fastest('Mistral-7B', lengths=[100, 900], gpu_gib=80, flash=True, use_liger_kernel=True, learning_rate=1e-4)
+    args = choice.args
+    assert (args.packing, args.max_length, args.learning_rate, args.use_liger_kernel) == (True, 900, 1e-4, True)
+    assert choice.load == dict(quantize='nf4-double', dtype='bfloat16', attention='flash_attention_2') and choice.gib < 80*.92
+    assert fastest('Mistral-7B', lengths=[100, 900], gpu_gib=80, flash=False, use_liger_kernel=False).run.packing == 'none'
+    assert fastest('llama-3.2-3b', 'full', 512, gpu_gib=24, use_liger_kernel=False).run.optim == 'adamw_8bit'
+    assert 'times the speed' in choice._repr_markdown_() and fastest('qwen2.5-7b', gpu_gib=24,
+        flash=False).run.model == 'qwen2.5-7b'
+
+@pytest.mark.parametrize('wrong, why', [(dict(model='Llama-3-70B', gpu_gib=24), 'at least'),
+    (dict(method='dpo', gpu_gib=24), 'full, lora, qlora'),
+    (dict(lengths=[], gpu_gib=24), 'lengths')])
+def test_fastest_says_what_is_wrong(wrong, why):
+    with pytest.raises(ValueError, match=why): fastest(**{'model': 'Mistral-7B', **wrong})
+
+def test_prices_of_ones_own(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no such table'): gpu_offers(tmp_path/'none.csv')
+    assert {'T4', 'H100', 'B200'} <= {o.gpu for o in gpu_offers()}
