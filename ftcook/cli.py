@@ -319,7 +319,7 @@ def _train_options(add):
     p = add('train', _train, 'check, split, train and score what a recipe describes; goes on after a kill', heavy=True)
     p.add_argument('recipe', help='a YAML file, such as recipes/faq.yaml')
     p.add_argument('--dry-run', action='store_true', help='say what it would do, whether it fits, how long and how much; change nothing')
-    p.add_argument('--set', nargs='+', default=[], metavar='KEY=VALUE', help='such as trainer.max_steps=20; wins over the recipe')
+    p.add_argument('--set', action='extend', nargs='+', default=[], metavar='KEY=VALUE', help='such as trainer.max_steps=20')
     p.add_argument('--out', help="the run folder; wins over the recipe's")
     p.add_argument('--gpu', help='with --dry-run: plan for this GPU of the price list')
     p.add_argument('--measure', type=int, default=0, metavar='STEPS', help='with --dry-run: train so many steps to time them')
