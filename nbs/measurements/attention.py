@@ -336,7 +336,7 @@ if __name__ == '__main__':
     if unknown := set(args.parts) - set(files): parser.error(f"unknown part {', '.join(sorted(unknown))}; use {', '.join(files)}")
     if args.worker: worker(args.parts[0], args.device)
     else:
-        from ftcook.cli import merge_rows
+        from ftcook.bench import merge_rows
         args.out.mkdir(parents=True, exist_ok=True)
         for part in args.parts:
             start, todo = time.perf_counter(), jobs(part, args.small, args.device == 'cuda')

@@ -5,7 +5,7 @@ python nbs/measurements/dpo.py [--profile cpu] [--mistakes 200] [--complete 240]
 import argparse, datetime, tempfile, time
 from pathlib import Path
 from transformers import AutoTokenizer
-from ftcook.cli import device_name, merge_rows
+from ftcook.bench import device_name, merge_rows
 from ftcook.dpo import invention_rate, train_preferences
 from ftcook.inference import load_adapter
 from ftcook.runtime import load_settings, model_path, run_folder

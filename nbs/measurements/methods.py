@@ -4,7 +4,7 @@
 """
 import argparse, datetime, gc, json, os, subprocess, sys, tempfile, time
 from pathlib import Path
-from ftcook.cli import device_name, merge_rows
+from ftcook.bench import device_name, merge_rows
 from ftcook.runtime import load_settings, quiet, run_folder, versions
 from ftcook.tasks import exact_reward, get_task
 

@@ -4,7 +4,7 @@ python nbs/measurements/seeds.py [--profile cpu] [--seeds 0 1]
 """
 import argparse, datetime, tempfile, time
 from pathlib import Path
-from ftcook.cli import device_name, merge_rows
+from ftcook.bench import device_name, merge_rows
 from ftcook.runtime import load_settings
 from ftcook.tasks.flights import task
 
