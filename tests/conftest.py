@@ -59,7 +59,7 @@ def made_from(notebook):
 def adapter(run_dir, profile, trained_now=False):
     """What the lesson that trains for the others measured. It runs at most once, however many workers ask.
 
-    If nothing that it depends on has changed since, it need not run again, unless it must be `trained_now`, in this run of the tests."""
+    If nothing that it depends on has changed since, it need not run again, unless it must be `trained_now`, by these tests."""
     notebook, kept = root/'nbs'/f'{trains_for_others}.ipynb', run_dir/'trained.json'
     run_dir.mkdir(parents=True, exist_ok=True)
     wanted = dict(made_from=made_from(notebook)) | (dict(run=run_id) if trained_now else {})

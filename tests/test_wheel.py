@@ -24,7 +24,8 @@ def installed(wheel, tmp_path_factory):
     "A folder with what pip makes of the wheel. What it depends on comes from the environment of the tests."
     folder = tmp_path_factory.mktemp('installed')
     pip = [sys.executable, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check']
-    done = subprocess.run([*pip, '--no-deps', '--no-index', '--no-compile', '--target', folder, wheel], capture_output=True, text=True, cwd=folder)
+    pip += ['--no-deps', '--no-index', '--no-compile', '--target', folder, wheel]
+    done = subprocess.run(pip, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
