@@ -64,7 +64,8 @@ def torch_dtype(
 )->torch.dtype:
     "The torch type of that name."
     if isinstance(dtype, torch.dtype): return dtype
-    if dtype not in ('float32', 'bfloat16', 'float16'): raise ValueError(f'dtype={dtype!r}: use one of float32, bfloat16, float16')
+    known = 'float32', 'bfloat16', 'float16'
+    if dtype not in known: raise ValueError(f"dtype={dtype!r}: use one of {', '.join(known)}")
     return getattr(torch, dtype)
 
 def quantization_config(
@@ -75,10 +76,15 @@ def quantization_config(
     if quantize not in formats: raise ValueError(f"quantize={quantize!r}: use one of {', '.join(formats)}")
     if quantize == 'none': return None
     if importlib.util.find_spec('bitsandbytes') is None:
-        raise ImportError(f"quantize={quantize!r} needs bitsandbytes. Install it with: {sys.executable} -m pip install 'bitsandbytes>=0.50', or use quantize='none'")
+        install = f"{sys.executable} -m pip install 'bitsandbytes>=0.50'"
+        raise ImportError(f"quantize={quantize!r} needs bitsandbytes. Install it with: {install}, or use quantize='none'")
     if quantize == 'int8': return BitsAndBytesConfig(load_in_8bit=True)
     kind, _, double = quantize.partition('-')
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=bool(double), bnb_4bit_compute_dtype=torch_dtype(dtype))
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=kind,
+        bnb_4bit_use_double_quant=bool(double),
+        bnb_4bit_compute_dtype=torch_dtype(dtype))
 
 # %% ../nbs/02_quantization.ipynb #02-069
 def load_model(
@@ -90,21 +96,27 @@ def load_model(
     "Load a causal language model, quantized or not, on the GPU if there is one."
     device = 0 if torch.cuda.is_available() else 'cpu'
     config = quantization_config(quantize, dtype)
-    model = AutoModelForCausalLM.from_pretrained(model_path(name), quantization_config=config, dtype=torch_dtype(dtype), attn_implementation=attention,
-        device_map={'': device}, use_safetensors=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        model_path(name),
+        quantization_config=config,
+        dtype=torch_dtype(dtype),
+        attn_implementation=attention,
+        device_map={'': device},
+        use_safetensors=True)
     if device == 'cpu' and getattr(config, 'load_in_4bit', False): trainable_on_cpu(model)
     return model
 
 def trainable_on_cpu(
     model, # with 4-bit weights, on a CPU
 ):
-    "Keep the 4-bit weights in the layout that gradients and merging need, and refuse rows that bitsandbytes would restore wrongly."
+    "Keep 4-bit weights in the layout that gradients and merging need, and refuse rows that bitsandbytes would restore wrongly."
     import bitsandbytes as bnb
     for name,module in model.named_modules():
         if not isinstance(module, bnb.nn.Linear4bit): continue
         module.support_avx512bf16_for_cpu = False
         if module.in_features % 64:
-            raise ValueError(f"{name} has rows of {module.in_features} weights. In 4 bits, a CPU needs a multiple of 64: use quantize='none' or 'int8', or a GPU")
+            found = f'{name} has rows of {module.in_features} weights'
+            raise ValueError(f"{found}. In 4 bits, a CPU needs a multiple of 64: use quantize='none' or 'int8', or a GPU")
 
 # %% ../nbs/02_quantization.ipynb #02-075
 def stored_bytes(

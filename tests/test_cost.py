@@ -36,9 +36,9 @@ def test_what_a_user_of_trl_has_in_hand():
     assert estimate('mistral-7b', args, lora) == estimate('mistral-7b', args=args, peft_config=lora) == wanted
     assert estimate('mistral-7b', args, lora, r=4).run.r == 4                                  # what is said wins
     assert 'fewer' in estimate('mistral-7b', args, LoraConfig(r=8, target_modules=['q_proj', 'v_proj'])).note
-    model = random_model(AutoConfig.for_model('llama', hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=512), dtype='float32')
+    config = AutoConfig.for_model('llama', hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, vocab_size=512)
+    model = random_model(config, dtype='float32')
     by_model = estimate(model, args, lora)
     assert (by_model.run.dtype, by_model.run.method, by_model.model) == ('float32', 'lora', 'llama') and by_model.needed_gib < 5
     json.dumps(by_model.to_dict())
@@ -60,15 +60,14 @@ def test_trace_and_formula_agree():
         rel=.05) and trace.depth == 'trace' and trace.step_s == formula.step_s
 
 def test_own_prices(tmp_path):
-    row = dict.fromkeys(price_columns, '') | dict(gpu='My card', memory_gb=24, bandwidth_gb_s=900, bf16_tflops=100,
-        fp16_tflops=100, provider='me',
-        kind='on-demand', usd_low=2, usd_high=3, date='2026-11', source='own')
-    merge_rows(tmp_path/'p.csv', [row], ('gpu',))
+    card = dict(gpu='My card', memory_gb=24, bandwidth_gb_s=900, bf16_tflops=100, fp16_tflops=100)
+    price = dict(provider='me', kind='on-demand', usd_low=2, usd_high=3, date='2026-11', source='own')
+    merge_rows(tmp_path/'p.csv', [dict.fromkeys(price_columns, '') | card | price], ('gpu',))
     e = estimate('Llama-3.2-1B', gpu='my card', prices=tmp_path/'p.csv', tokens=1e6)
     assert e.usd == pytest.approx((2*e.hours, 3*e.hours))
     assert [o.gpu for o in gpu_offers(tmp_path/'p.csv')] == ['My card']
-    assert estimate('Llama-3.2-1B', gpu='L40S', prices={'L40S': (1, 4)},
-        tokens=1e6).usd[1] == pytest.approx(4*estimate('Llama-3.2-1B', tokens=1e6).hours)
+    low, high = estimate('Llama-3.2-1B', gpu='L40S', prices={'L40S': (1, 4)}, tokens=1e6).usd
+    assert high == pytest.approx(4*estimate('Llama-3.2-1B', tokens=1e6).hours)
 
 def test_every_gpu_and_a_longer_row_needs_more():
     assert {e.gpu for e in compare('Llama-3.2-1B')} == {o.gpu for o in gpu_offers()}
@@ -76,8 +75,8 @@ def test_every_gpu_and_a_longer_row_needs_more():
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
 
 def test_command(capsys):
-    assert main(['estimate', 'mistral-7b', '--method', 'qlora', '--gpu', 'L40S', '--seq', '2048', '--batch', '4', '--tokens',
-        '10M']) == 0
+    command = 'estimate mistral-7b --method qlora --gpu L40S --seq 2048 --batch 4 --tokens 10M'
+    assert main(command.split()) == 0
     out = capsys.readouterr().out
     assert 'It fits.' in out and '█' in out and 'USD' in out and 'days old' in out
     assert main(['estimate', 'mistral-7b', '--json']) == 0

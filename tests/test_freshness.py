@@ -24,5 +24,5 @@ def test_a_traced_row_is_what_it_was(row):
 
 def test_another_day_has_other_rows():
     days = [rows_of_the_day(day=datetime.date(2026, 11, 1) + datetime.timedelta(n)) for n in range(60)]
-    assert days[0] == rows_of_the_day(day=datetime.date(2026, 11,
-        1)) and len({Run.from_row(r) for rows in days for r in rows}) > 80
+    assert days[0] == rows_of_the_day(day=datetime.date(2026, 11, 1))
+    assert len({Run.from_row(r) for rows in days for r in rows}) > 80

@@ -37,8 +37,7 @@ def train(config, steps, folder, *, fused, quantize, **args):
         bf16=gpu, use_cpu=not gpu, dataloader_pin_memory=False, **args)
     model = random_model(config, quantize, 'bfloat16' if gpu else 'float32')
     trainer = SFTTrainer(model=model, processing_class=word_tokenizer(), train_dataset=tokens(config),
-        peft_config=lora_config(r=16),
-        compute_loss_func=None if fused else plain_loss, args=args)
+        peft_config=lora_config(r=16), compute_loss_func=None if fused else plain_loss, args=args)
     trainer.remove_callback(PrinterCallback)
     times = []
     step = trainer.training_step
@@ -63,12 +62,12 @@ def measure(limit, config, model, steps=3):
         if device == 'cuda': torch.cuda.reset_peak_memory_stats()
         with tempfile.TemporaryDirectory() as folder: return train(config, steps, folder, **settings)
     def note(tried):
-        allocated, reserved = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()) if device == 'cuda' else (0,
-            0)
+        allocated = reserved = 0
+        if device == 'cuda': allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
         found = dict(cure=tried['fix'], outcome=tried['outcome'], error=tried['error'][:160],
             step_s=round(tried['result'] or 0, 3))
-        row = order(common | found | dict(peak_allocated_gib=round(allocated/2**30, 2),
-            peak_reserved_gib=round(reserved/2**30, 2)))
+        peaks = dict(peak_allocated_gib=round(allocated/2**30, 2), peak_reserved_gib=round(reserved/2**30, 2))
+        row = order(common | found | peaks)
         print(row, flush=True)
         merge_rows(here/'oom.csv', [row], ('gpu', 'model', 'limit_gib', 'cure'))
     try: train_within(attempt, start, fixes=oom_fixes, on_attempt=note)

@@ -91,10 +91,10 @@ flash, both = dict(attn_implementation='flash_attention_2'), dict(use_liger_kern
 one, varied = dict(per_device_train_batch_size=1), dict(lengths='exponential-400')
 long_rows = one | dict(max_length=8192)
 half = dict(gradient_checkpointing='every-2')
-levers = [dict(), unchecked, dict(gradient_checkpointing='selective'), half, flash, one | dict(attn_implementation='eager'),
-    liger]
-levers += [liger | unchecked, unchecked | both, half | both, both, one, one | dict(gradient_accumulation_steps=4),
-    one | unchecked]
+levers = [dict(), unchecked, dict(gradient_checkpointing='selective'), half, flash,
+    one | dict(attn_implementation='eager'), liger]
+levers += [liger | unchecked, unchecked | both, half | both, both,
+    one, one | dict(gradient_accumulation_steps=4), one | unchecked]
 levers += [one | unchecked | dict(activation_offloading='activations'), dict(activation_offloading='checkpoints')]
 levers += [dict(optim=name) for name in ('adamw_8bit', 'paged_adamw_32bit', 'paged_adamw_8bit')]
 levers += [dict(per_device_train_batch_size=16, max_length=512), long_rows, long_rows | flash, dict(method='lora')]
