@@ -223,7 +223,7 @@ def _estimate(args):
 
 # Short names on the command line for the arguments of trl, peft and transformers.
 _run_options = dict(rank='r', quant='quantize', checkpointing='gradient_checkpointing', attention='attn_implementation', optimizer='optim',
-                    seq='max_length', batch='per_device_train_batch_size')
+                    seq='max_length', batch='per_device_train_batch_size', accumulation='gradient_accumulation_steps')
 
 def _train(args):
     from ftcook.train import dry_run, train
@@ -285,9 +285,11 @@ def _estimate_options(add):
     p.add_argument('--gpu', default='L40S', help='one of the price list, or all (default: %(default)s)')
     about = dict(rank='of the LoRA matrices', quant='storage of the base: none, int8, fp4, nf4 or nf4-double',
                  checkpointing='none, full, selective, or every-2 for every second layer', attention='such as sdpa or flash_attention_2',
-                 optimizer="as trl's `optim`, such as adamw_8bit", seq='tokens per row', batch='rows per step')
+                 optimizer="as trl's `optim`, such as adamw_8bit", seq='tokens per row', batch='rows per step',
+                 accumulation='batches per step of the optimizer')
     for name,field in _run_options.items():
-        p.add_argument(f'--{name}', dest=field, type=int if name in ('rank', 'seq', 'batch') else str, help=about[name])
+        kind = int if name in ('rank', 'seq', 'batch', 'accumulation') else str
+        p.add_argument(f'--{name}', f'--{field}', dest=field, type=kind, metavar='N' if kind is int else 'NAME', help=about[name])
     p.add_argument('--liger', action='store_true', help="with Liger's kernels")
     p.add_argument('--prices', help='a table like ftcook/assets/gpu_prices.csv')
     p.add_argument('--tokens', type=_amount, default=10e6, help='of training, such as 10M')
@@ -298,7 +300,7 @@ def _train_options(add):
     p = add('train', _train, 'check, split, train and score what a recipe describes; goes on after a kill', heavy=True)
     p.add_argument('recipe', help='a YAML file, such as recipes/faq.yaml')
     p.add_argument('--dry-run', action='store_true', help='say what it would do, whether it fits, how long and how much; change nothing')
-    p.add_argument('--set', nargs='+', default=[], metavar='KEY=VALUE', help='such as trainer.max_steps=20; wins over the recipe')
+    p.add_argument('--set', action='extend', nargs='+', default=[], metavar='KEY=VALUE', help='such as trainer.max_steps=20')
     p.add_argument('--out', help="the run folder; wins over the recipe's")
     p.add_argument('--gpu', help='with --dry-run: plan for this GPU of the price list')
     p.add_argument('--measure', type=int, default=0, metavar='STEPS', help='with --dry-run: train so many steps to time them')

@@ -1,6 +1,5 @@
 """Settings, the embedded model and the record: what goes wrong must say what, where and how to fix it."""
-import json, os, re, shutil, subprocess, sys, time
-from pathlib import Path
+import json, subprocess, sys, time
 import pytest
 from ftcook import runtime
 from ftcook.runtime import SettingsError, load_settings
