@@ -222,8 +222,8 @@ def _estimate(args):
         print(_json(found.to_dict()) if args.json else found)
 
 # Short names on the command line for the arguments of trl, peft and transformers.
-_run_options = dict(rank='r', quant='quantize', checkpointing='gradient_checkpointing', attention='attn_implementation', optimizer='optim',
-                    seq='max_length', batch='per_device_train_batch_size', accumulation='gradient_accumulation_steps')
+_run_options = dict(rank='r', quant='quantize', checkpointing='gradient_checkpointing', attention='attn_implementation',
+                    optimizer='optim', seq='max_length', batch='per_device_train_batch_size', accumulation='gradient_accumulation_steps')
 
 def _train(args):
     from ftcook.train import dry_run, train
@@ -284,7 +284,8 @@ def _estimate_options(add):
     p.add_argument('--method', default='qlora', help='full, lora, qlora or dpo (default: %(default)s)')
     p.add_argument('--gpu', default='L40S', help='one of the price list, or all (default: %(default)s)')
     about = dict(rank='of the LoRA matrices', quant='storage of the base: none, int8, fp4, nf4 or nf4-double',
-                 checkpointing='none, full, selective, or every-2 for every second layer', attention='such as sdpa or flash_attention_2',
+                 checkpointing='none, full, selective, or every-2 for every second layer',
+                 attention='such as sdpa or flash_attention_2',
                  optimizer="as trl's `optim`, such as adamw_8bit", seq='tokens per row', batch='rows per step',
                  accumulation='batches per step of the optimizer')
     for name,field in _run_options.items():
@@ -299,7 +300,8 @@ def _estimate_options(add):
 def _train_options(add):
     p = add('train', _train, 'check, split, train and score what a recipe describes; goes on after a kill', heavy=True)
     p.add_argument('recipe', help='a YAML file, such as recipes/faq.yaml')
-    p.add_argument('--dry-run', action='store_true', help='say what it would do, whether it fits, how long and how much; change nothing')
+    dry = 'say what it would do, whether it fits, how long and how much; change nothing'
+    p.add_argument('--dry-run', action='store_true', help=dry)
     p.add_argument('--set', action='extend', nargs='+', default=[], metavar='KEY=VALUE', help='such as trainer.max_steps=20')
     p.add_argument('--out', help="the run folder; wins over the recipe's")
     p.add_argument('--gpu', help='with --dry-run: plan for this GPU of the price list')
