@@ -1,4 +1,4 @@
-"""What a run will need and how long a step will take, by formulas held against measured runs; and the settings that train fastest and still fit.
+"""What a run needs and how long a step takes, by formulas held against measured runs; and the fastest settings that fit.
 
 Docs: https://ftcook.github.io/ftcook/planning.html.md"""
 

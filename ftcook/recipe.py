@@ -1,4 +1,4 @@
-"""Data, splits, model, LoRA, trainer and scoring in one YAML file, where every wrong key is named with its line before anything is loaded.
+"""Data, model, LoRA, trainer and scoring in one YAML file; every wrong key is named with its line before anything loads.
 
 Docs: https://ftcook.github.io/ftcook/recipe.html.md"""
 

@@ -1,4 +1,4 @@
-"""The real model on tensors without content: every byte of a training step counted, and torch's allocator replayed, on any machine.
+"""The real model on tensors without content: every byte of a step counted, torch's allocator replayed, on any machine.
 
 Docs: https://ftcook.github.io/ftcook/trace.html.md"""
 

@@ -1,4 +1,4 @@
-"""`ftcook train recipe.yaml`: from a file of rows to a scored adapter, and if the machine dies on the way, the same adapter after all.
+"""`ftcook train recipe.yaml`: from a file of rows to a scored adapter, the same one even if the machine dies on the way.
 
 Docs: https://ftcook.github.io/ftcook/train.html.md"""
 

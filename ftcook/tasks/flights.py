@@ -1,4 +1,4 @@
-"""Flight requests in plain words, and the JSON they should become: data that is right by construction, and a test that is not training in disguise.
+"""Flight requests in plain words, and the JSON they should become: right by construction, tested on other material.
 
 Docs: https://ftcook.github.io/ftcook/flights.html.md"""
 
