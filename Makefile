@@ -57,7 +57,7 @@ site: $(VENV)/ready
 	$(BIN)/ftcook site
 
 seeds: $(VENV)/ready
-	$(BIN)/python nbs/measurements/seeds.py
+	$(BIN)/python nbs/measurements/flights/seeds.py
 
 readme: $(VENV)/ready
 	$(BIN)/ftcook readme

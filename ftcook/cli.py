@@ -125,7 +125,7 @@ def _headline(metrics):
 def keep_measurements(
     results:list, # from `run_lesson`
     profile:str, # the profile they ran on
-    folder:str|Path, # nbs/measurements
+    folder:str|Path, # nbs/measurements/course
 ):
     "Store times and metrics of a course run as rows of lessons.csv and results.csv."
     common = dict(profile=profile, device=device_name(), date=datetime.date.today().isoformat())
@@ -175,7 +175,7 @@ def course(
     print(f'{len(paths)} lessons on the {settings.profile} profile; outputs in {os.path.relpath(out)}', flush=True)
     results = run_lessons(paths, out, settings.profile, jobs)
     print('\n' + summary(results))
-    if keep: keep_measurements(results, settings.profile, root/'nbs'/'measurements')
+    if keep: keep_measurements(results, settings.profile, root/'nbs'/'measurements'/'course')
     if store:
         for path,result in zip(paths, results):
             if not result['error']: store_outputs(result['executed'], path)

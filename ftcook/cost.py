@@ -315,11 +315,11 @@ def _line(x, y):
     return nnls([[a/s, 1/s] for a,s in zip(x, scale)], [b/s for b,s in zip(y, scale)])[0].tolist()
 
 def fit_calibration(
-    measured:str|Path|None=None, # by default nbs/measurements/training.csv, which only a checkout has
-    traced:str|Path|None=None, # by default nbs/measurements/estimates.csv
+    measured:str|Path|None=None, # by default nbs/measurements/steps/training.csv, which only a checkout has
+    traced:str|Path|None=None, # by default nbs/measurements/cost/estimates.csv
 )->dict: # a row of calibration.csv
     "Fit what no formula knows, on the rows marked `fit` alone."
-    traces = {tuple(r[k] for k in run_fields): float(r['traced_gib']) for r in read_rows(traced or measurement('estimates.csv'))}
+    traces = {tuple(r[k] for k in run_fields): float(r['traced_gib']) for r in read_rows(traced or measurement('cost/estimates.csv'))}
     rows = [(row, run) for row,run in comparable_runs(measured) if row['split'] == 'fit' and row['status'] == 'ok']
     first = rows[0][0]
     gpu = next(o for o in gpu_offers() if o.gpu in first['gpu'])

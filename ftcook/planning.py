@@ -178,7 +178,7 @@ def peak_gib(
 
 # %% ../nbs/10c_planning.ipynb #10c-062
 # kind, checkpointing, Liger: bytes that one layer moves per token for each element of h, a, k and f, and its operations,
-# without those of 4-bit matrices; `python nbs/measurements/estimates.py --passes` counts them again, to a few bytes
+# without those of 4-bit matrices; `python nbs/measurements/cost/estimates.py --passes` counts them again, to a few bytes
 passes = {
     ('qlora', 'full', False): (508, 152, 144, 133, 321), ('qlora', 'full', True): (216, 92, 84, 117, 230),
     ('qlora', 'none', False): (400, 114, 92, 89, 238), ('qlora', 'none', True): (172, 70, 48, 77, 171),

@@ -51,10 +51,10 @@ def sections(
 # %% ../nbs/publish.ipynb #publish-016
 def measurements(
     name:str, # lessons.csv or results.csv
-    folder:str|Path|None=None, # by default nbs/measurements
+    folder:str|Path|None=None, # by default nbs/measurements/course
 )->list: # one dict per row, the latest row last; empty where nothing is measured yet
     "The rows of a file of measurements."
-    path = Path(folder or repository()/'nbs'/'measurements')/name
+    path = Path(folder or repository()/'nbs'/'measurements'/'course')/name
     return sorted(csv.DictReader(path.open()), key=lambda r: r['date']) if path.exists() else []
 
 # %% ../nbs/publish.ipynb #publish-017

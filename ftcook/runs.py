@@ -342,10 +342,10 @@ def main_card(
     return max(gpus, key=gpus.count, default='')
 
 def comparable_runs(
-    path:str|Path|None=None, # by default nbs/measurements/training.csv, which only a checkout has
+    path:str|Path|None=None, # by default nbs/measurements/steps/training.csv, which only a checkout has
 )->list: # (measured row, run) pairs
     "The runs measured on the card with most rows whose every step is alike, which is what an estimate describes."
-    rows = read_rows(path or measurement('training.csv'))
+    rows = read_rows(path or measurement('steps/training.csv'))
     card = main_card(rows)
     def alike(row):
         plain = row['lengths'] == 'fixed' and row['packing'] == 'none'

@@ -338,8 +338,8 @@ class Markdown(str):
 def timing(
     lesson:str, # name of the notebook, without its ending
 )->Markdown: # one sentence
-    "How long `lesson` takes, from nbs/measurements/lessons.csv."
-    path = (repository() or Path.cwd())/'nbs'/'measurements'/'lessons.csv'
+    "How long `lesson` takes, from nbs/measurements/course/lessons.csv."
+    path = (repository() or Path.cwd())/'nbs'/'measurements'/'course'/'lessons.csv'
     rows = [r for r in csv.DictReader(path.open()) if r['lesson'] == lesson] if path.exists() else []
     last = {r['profile']: r for r in rows}
     measured = '; '.join(f"{float(r['seconds']):.0f} s on {r['device']} ({r['date']})" for _,r in sorted(last.items()))

@@ -21,7 +21,7 @@ def lesson_of(nodeid):
 
 def pytest_collection_modifyitems(items):
     "The longest come first, so that no worker ends late; before them the lesson that others wait for."
-    with (root/'nbs'/'measurements'/'lessons.csv').open() as f:
+    with (root/'nbs'/'measurements'/'course'/'lessons.csv').open() as f:
         seconds = {r['lesson']: float(r['seconds']) for r in csv.DictReader(f) if r['profile'] == 'cpu'}
     def order(item):
         lesson, file = lesson_of(item.nodeid), item.path.stem.removeprefix('test_')

@@ -5,7 +5,7 @@ from conftest import root
 
 @pytest.fixture
 def bench(monkeypatch):
-    monkeypatch.syspath_prepend(str(root/'nbs'/'measurements'))
+    monkeypatch.syspath_prepend(str(root/'nbs'/'measurements'/'attention'))
     import attention
     return attention
 

@@ -39,7 +39,7 @@ def test_no_check_fails(results):
     assert not [(r['kind'], r['case']) for r in results if 'check_failed' in r['codes']]
 
 def test_table_lists_every_case(cases):
-    rows = list(csv.DictReader((root/'nbs'/'measurements'/'doctor_cases.csv').open()))
+    rows = list(csv.DictReader((root/'nbs'/'measurements'/'doctor'/'doctor_cases.csv').open()))
     kept = [(r['kind'], r['case'], r['planted']) for r in rows]
     assert kept == [(c.kind, c.name, c.planted or 'healthy') for c in cases.cases]
 

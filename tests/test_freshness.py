@@ -6,7 +6,7 @@ from ftcook.runs import Run
 from ftcook.trace import GiB, reserved_bytes, trace_step
 
 def rows_of_the_day(n=6, day=None):
-    rows = read_rows(measurement('estimates.csv'))
+    rows = read_rows(measurement('cost/estimates.csv'))
     return random.Random((day or datetime.date.today()).toordinal()).sample(rows, n)
 
 def found_in(row):

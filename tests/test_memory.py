@@ -17,7 +17,7 @@ def a_run(**kwargs): return Run(tiny(), dtype='float32', per_device_train_batch_
 
 @pytest.fixture
 def training(monkeypatch):
-    monkeypatch.syspath_prepend(str(root/'nbs'/'measurements'))
+    monkeypatch.syspath_prepend(str(root/'nbs'/'measurements'/'steps'))
     import training
     return training
 

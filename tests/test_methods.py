@@ -62,7 +62,7 @@ def test_what_each_method_trains():
 
 @pytest.fixture
 def methods(monkeypatch):
-    monkeypatch.syspath_prepend(str(root/'nbs'/'measurements'))
+    monkeypatch.syspath_prepend(str(root/'nbs'/'measurements'/'flights'))
     import methods
     return methods
 

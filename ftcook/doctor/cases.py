@@ -648,7 +648,7 @@ def main(
         if not r['right'] or args.only: print(r)
     print(sum(r['right'] for r in rows), 'of', len(rows), 'right,', round(sum(r['seconds'] for r in rows)), 's')
     if args.only: return
-    with (repository()/'nbs'/'measurements'/'doctor_cases.csv').open('w', newline='') as f:
+    with (repository()/'nbs'/'measurements'/'doctor'/'doctor_cases.csv').open('w', newline='') as f:
         kept = [k for k in rows[0] if k not in ('seconds', 'evidence', 'named', 'codes')]
         writer = csv.DictWriter(f, kept, lineterminator='\n', extrasaction='ignore')
         writer.writeheader()

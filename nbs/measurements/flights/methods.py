@@ -1,6 +1,6 @@
 """Measure the methods of lesson 08 on the flight task, each in its own process.
 
-    python nbs/measurements/methods.py [--profile cpu] [--methods lora dpo]
+    python nbs/measurements/flights/methods.py [--profile cpu] [--methods lora dpo]
 """
 import argparse, datetime, gc, json, os, subprocess, sys, tempfile, time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Trace the runs of training.csv and oom.csv without a GPU, and fit the calibration: python nbs/measurements/estimates.py
+"""Trace the runs of training.csv and oom.csv without a GPU, and fit the calibration: python nbs/measurements/cost/estimates.py
 
 --again traces what has been traced before as well; --passes counts the table `passes` of ftcook.planning instead."""
 import argparse, functools, itertools, time
@@ -9,8 +9,9 @@ from ftcook.planning import gpu_offers, passes
 from ftcook.runs import Run, comparable_runs, run_fields
 from ftcook.trace import GiB, reserved_bytes, trace_step
 
-here = Path(__file__).parent
-assets = here.parent.parent/'ftcook'/'assets'
+here = Path(__file__).resolve().parent
+assets = here.parents[2]/'ftcook'/'assets'
+table = here.parent/'steps'/'training.csv'
 
 @functools.cache
 def trace_of(run): return trace_step(run)
@@ -95,7 +96,7 @@ def count_passes():
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--measured', type=Path, default=here/'training.csv')
+    parser.add_argument('--measured', type=Path, default=table)
     parser.add_argument('--out', type=Path, default=here/'estimates.csv',
         help='where the traces go, and edges.csv and calibration.csv of a table of your own')
     parser.add_argument('--again', action='store_true', help='trace what has been traced before as well')
@@ -110,8 +111,8 @@ if __name__ == '__main__':
         row = traced(run)
         merge_rows(args.out, [row], run_fields)
         print(f"{time.perf_counter() - start:4.0f} s  {run}: {row['traced_gib']} GiB", flush=True)
-    own = args.measured.parent != here
-    if not own: judge(read_rows(here/'oom.csv'), here/'limits.csv', args.again)
+    own = args.measured.resolve() != table
+    if not own: judge(read_rows(here.parent/'oom'/'oom.csv'), here/'limits.csv', args.again)
     calibration = fit_calibration(args.measured, args.out)
     merge_rows((args.out.parent if own else assets)/'calibration.csv', [calibration], ('gpu',))
     edges(args.measured, calibration['context_gib'], args.out.parent/'edges.csv', args.again)

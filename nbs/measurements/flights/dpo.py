@@ -1,6 +1,6 @@
 """Train the flight model to ask for what is missing, and keep the run's rates.
 
-python nbs/measurements/dpo.py [--profile cpu] [--mistakes 200] [--complete 240] [--loss sft]
+python nbs/measurements/flights/dpo.py [--profile cpu] [--mistakes 200] [--complete 240] [--loss sft]
 """
 import argparse, datetime, tempfile, time
 from pathlib import Path

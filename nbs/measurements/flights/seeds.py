@@ -1,6 +1,6 @@
 """Train the flight task with several seeds and keep each run's score.
 
-python nbs/measurements/seeds.py [--profile cpu] [--seeds 0 1]
+python nbs/measurements/flights/seeds.py [--profile cpu] [--seeds 0 1]
 """
 import argparse, datetime, tempfile, time
 from pathlib import Path

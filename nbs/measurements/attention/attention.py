@@ -1,6 +1,6 @@
 """Time attention, alone and in training, at growing lengths.
 
-    python nbs/measurements/attention.py [kernels limits training] [--device cpu] [--small] [--out folder]
+    python nbs/measurements/attention/attention.py [kernels limits training] [--device cpu] [--small] [--out folder]
 
 Each part is a list of jobs that a process of its own works through. A job that fails leaves a row that says why;
 if it takes the process with it, the next job gets a new one."""
