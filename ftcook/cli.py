@@ -223,7 +223,8 @@ def _estimate(args):
 
 # Short names on the command line for the arguments of trl, peft and transformers.
 _run_options = dict(rank='r', quant='quantize', checkpointing='gradient_checkpointing', attention='attn_implementation',
-                    optimizer='optim', seq='max_length', batch='per_device_train_batch_size', accumulation='gradient_accumulation_steps')
+                    optimizer='optim', seq='max_length', batch='per_device_train_batch_size',
+                    accumulation='gradient_accumulation_steps')
 
 def _train(args):
     from ftcook.train import dry_run, train

@@ -319,7 +319,8 @@ def fit_calibration(
     traced:str|Path|None=None, # by default nbs/measurements/cost/estimates.csv
 )->dict: # a row of calibration.csv
     "Fit what no formula knows, on the rows marked `fit` alone."
-    traces = {tuple(r[k] for k in run_fields): float(r['traced_gib']) for r in read_rows(traced or measurement('cost/estimates.csv'))}
+    rows = read_rows(traced or measurement('cost/estimates.csv'))
+    traces = {tuple(row[k] for k in run_fields): float(row['traced_gib']) for row in rows}
     rows = [(row, run) for row,run in comparable_runs(measured) if row['split'] == 'fit' and row['status'] == 'ok']
     first = rows[0][0]
     gpu = next(o for o in gpu_offers() if o.gpu in first['gpu'])

@@ -185,13 +185,13 @@ def modules(
     package = Path(package or get_config().lib_path)
     paths = {_dotted(p.relative_to(package)): p for p in package.rglob('*.py') if p.stem == '__init__' or p.name[0] != '_'}
     found = {name: _module(path, package, paths) for name,path in paths.items() if name}
-    def place(name):
+    def place(name, above=()):
+        "Its lesson. A face and a page without a number stand right after the last lesson that they import from."
         notebook = found[name]['notebook']
-        if not notebook: return (*max(map(place, found[name]['imports']))[:2], 1)
-        return (notebook, 0, 0) if notebook[0].isdigit() else ('~', floor(name), 0)
-    def floor(name, above=()):
-        below = [o for o in found[name]['imports'] if not found[o]['notebook'][:1].isdigit() and o not in (name, *above)]
-        return 1 + max((floor(o, (name, *above)) for o in below), default=0)
+        if notebook[:1].isdigit(): return notebook, 0
+        others = [o for o in found[name]['imports'] if o not in (name, *above)]
+        lesson, level = max((place(o, (name, *above)) for o in others), default=('~', 0))
+        return lesson, level + 1
     order = sorted((name for name,m in found.items() if m['notebook'] or m['imports']), key=place)
     for m in found.values(): m['imports'].sort(key=order.index)
     return {name: found[name] for name in order}

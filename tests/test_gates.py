@@ -33,11 +33,11 @@ def long_lines_of_code():
             if len(line) > LINE: yield name(path), f'line {i}: {line[:60]}…'
 
 def long_lines_of_prose():
-    "So have lines of prose, rows of tables excepted."
+    "So have lines of prose, rows of tables and formulas excepted."
     for path in notebooks():
         for cell in prose_cells(path):
             for line in text(cell).splitlines():
-                if len(line) > LINE and not line.startswith('|'): yield name(path), f"cell {cell['id']}: {line[:60]}…"
+                if len(line) > LINE and not line.startswith(('|', '$$')): yield name(path), f"cell {cell['id']}: {line[:60]}…"
 
 def long_cells():
     "A cell of code has at most 40 lines."

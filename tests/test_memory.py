@@ -102,9 +102,9 @@ def test_a_process_that_dies_leaves_rows(training, tmp_path, monkeypatch):
 def test_tables_carry_the_fields_of_a_run():
     "Every row is a run again, no two rows have one key, and each says on what, with which versions and when."
     keys = {
-        'training.csv': ('gpu', 'purpose', *run_fields),
-        'estimates.csv': run_fields,
-        'edges.csv': ('gpu', *run_fields)}
+        'steps/training.csv': ('gpu', 'purpose', *run_fields),
+        'cost/estimates.csv': run_fields,
+        'cost/edges.csv': ('gpu', *run_fields)}
     for name,key in keys.items():
         with (root/'nbs'/'measurements'/name).open(newline='') as f: rows = list(csv.DictReader(f))
         assert len({tuple(r[k] for k in key) for r in rows}) == len(rows) > 10, name

@@ -75,7 +75,7 @@ def test_imports_are_seen_wherever_they_stand(tmp_path):
         'e': head.format('y') + 'from .d import x\n'}
     for name,text in files.items(): (package/f'{name}.py').write_text(text)
     seen = modules(package)
-    assert list(seen) == ['a', 'sub.b', 'sub', 'c', 'd', 'e']
+    assert list(seen) == ['a', 'sub.b', 'sub', 'd', 'e', 'c']
     imports = {name: m['imports'] for name,m in seen.items()}
     assert imports == {'a': [], 'sub.b': ['a'], 'sub': ['sub.b'], 'c': ['a', 'sub.b'], 'd': ['sub'], 'e': ['d']}
     assert seen['sub']['notebook'] == '' and seen['c']['lines'] == 5

@@ -1,4 +1,6 @@
-"""Run out of memory on purpose, complete the run by the first cure that suffices: python nbs/measurements/oom/oom.py --limits 12 6"""
+"""Run out of memory on purpose, and complete the run by the first cure that suffices.
+
+    python nbs/measurements/oom/oom.py --limits 12 6"""
 import argparse, gc, random, tempfile, time
 from pathlib import Path
 import torch

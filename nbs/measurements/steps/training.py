@@ -1,4 +1,6 @@
-"""Measure training steps at real shapes, random weights, a row per run: python nbs/measurements/steps/training.py --groups levers"""
+"""Measure training steps at real shapes with random weights, a row per run.
+
+    python nbs/measurements/steps/training.py --groups levers"""
 import argparse, json, sys, tempfile, time
 from pathlib import Path
 from ftcook.bench import device_name, known_rows, label, merge_rows, pinned, run_apart
