@@ -243,7 +243,8 @@ def _materialize(model, device):
 _quantized_settings = ('quant_type', 'compress_statistics', 'blocksize', 'quant_storage', 'module', 'has_fp16_weights')
 
 def _random_weight(empty, name, device):
-    value = torch.empty(empty.shape, dtype=empty.dtype, device=device)
+    # bitsandbytes makes int8 of a weight on its way from the CPU
+    value = torch.empty(empty.shape, dtype=empty.dtype, device='cpu' if hasattr(empty, 'SCB') else device)
     if empty.ndim > 1: value.normal_(std=.02)
     else: value.fill_(float(name == 'weight'))
     if not (hasattr(empty, 'quant_type') or hasattr(empty, 'SCB')): return nn.Parameter(value)
