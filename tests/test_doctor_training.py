@@ -129,7 +129,7 @@ def outcome(toy):
         def make():
             folder = Path(places.name)/str(len(made))
             folder.mkdir(exist_ok=True)
-            return folder, c.make(random.Random(f'{c.kind}-{c.name}-0'), folder)
+            return folder, cases.examine_made(c, cases.examiners, random.Random(f'{c.kind}-{c.name}-0'), folder)
         if c.kind == 'run' and name not in made: made[name] = make()[0]
         found = diagnose(made[name]) if c.kind == 'run' else make()[1]
         return found.first == c.planted if c.planted else not found
