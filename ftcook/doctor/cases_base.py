@@ -31,6 +31,7 @@ def collection():
         planted:str, # the code that should be named first; empty: a healthy one
         name:str='', # by default the name of the function
     ):
+        "Add a generator to the list."
         def add(f):
             cases.append(Case(kind, planted, name or f.__name__.replace('_', ' '), f))
             return f
