@@ -72,5 +72,5 @@ def imports(module): return asked_for(ast.parse(source(module).read_text(encodin
 @functools.cache
 def place(module):
     "What to sort a module by: its lesson. Reference pages have no number; they stand right after what they import."
-    path, before = modules()[module], [place(o) for o in imports(module) - {module}]
-    return path.stem if path.stem[0].isdigit() else f'{max(before)}~' if before else ''
+    path, last = modules()[module], max((place(o) for o in imports(module) - {module}), default='')
+    return path.stem if path.stem[0].isdigit() else f'{last}~' if last else ''

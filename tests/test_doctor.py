@@ -14,8 +14,11 @@ def cases():
     toy.calm()
     return cases
 
+def entrance(cases): return cases.examiners | dict.fromkeys(('run', 'exception', 'trainer', 'script', 'data', 'log'), diagnose)
+
 @pytest.fixture(scope='module')
-def results(cases): return [cases.examine_case(c, seed=11) for c in cases.cases]  # another seed than the one of the table
+def results(cases): # another seed than the one of the table
+    return [cases.examine_case(c, entrance(cases), 11) for c in cases.cases]
 
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +138,7 @@ print(sorted(heavy), len(ftcook.doctor.rules))"""
 
 def test_examining_a_run_is_light_and_fast(cases, tmp_path):
     import ftcook.doctor.toy as toy
-    cases.finished(toy.toy_trainer(random.Random(0), tmp_path, steps=12), tmp_path)
+    cases.cases_training.finished(toy.toy_trainer(random.Random(0), tmp_path, steps=12), tmp_path)
     code = f"""import sys, time; start = time.perf_counter()
 from ftcook.doctor import diagnose; found = diagnose({str(tmp_path)!r})
 print(len(found), 'torch' in sys.modules, time.perf_counter() - start)"""
@@ -143,7 +146,8 @@ print(len(found), 'torch' in sys.modules, time.perf_counter() - start)"""
     n, torch, seconds = said.split()
     assert n == '0' and torch == 'False' and float(seconds) < 2
 
-rooms = ('errors', 'training', 'inputs', 'diagnose', 'callback', 'toy', 'cases')
+rooms = ('errors', 'training', 'inputs', 'diagnose', 'callback', 'toy', 'cases', 'cases_base',
+         'cases_errors', 'cases_training', 'cases_inputs')
 def modules(): return [vars(importlib.import_module(f'ftcook.doctor.{name}')) for name in rooms]
 
 def test_every_public_function_says_what_it_does():

@@ -122,6 +122,7 @@ made_here = { # name -> does it come out right?
 def outcome(toy):
     "A function that says whether a case comes out right; run folders are made once."
     import ftcook.doctor.cases as cases
+    from ftcook.doctor.cases_base import examine_made
     by_name, made, places = {f'{c.kind}: {c.name}': c for c in cases.cases}, {}, tempfile.TemporaryDirectory()
     def right(name):
         if name.startswith('tests: '): return made_here[name.removeprefix('tests: ')]()
@@ -129,7 +130,7 @@ def outcome(toy):
         def make():
             folder = Path(places.name)/str(len(made))
             folder.mkdir(exist_ok=True)
-            return folder, c.make(random.Random(f'{c.kind}-{c.name}-0'), folder)
+            return folder, examine_made(c, cases.examiners, random.Random(f'{c.kind}-{c.name}-0'), folder)
         if c.kind == 'run' and name not in made: made[name] = make()[0]
         found = diagnose(made[name]) if c.kind == 'run' else make()[1]
         return found.first == c.planted if c.planted else not found

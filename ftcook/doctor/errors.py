@@ -7,12 +7,12 @@ Docs: https://ftcook.github.io/ftcook/errors.html.md"""
 # %% auto #0
 __all__ = ['confidences', 'rules', 'Threshold', 'thresholds', 'Message', 'Fix', 'oom_fixes', 'environment_checks', 'Rule',
            'Finding', 'Diagnosis', 'examine', 'Thresholds', 'known_messages', 'diagnose_exception', 'diagnose_log',
-           'is_oom', 'train_within', 'Facts', 'environment_facts', 'diagnose_environment']
+           'is_oom', 'train_within', 'Facts', 'environment_facts', 'diagnose_environment', 'diagnose_changed']
 
 # %% ../../nbs/13a_errors.ipynb #13a-h07
 import functools, html, importlib.metadata, importlib.util, os, re, reprlib, shutil, sys, tomllib, traceback
 from collections import namedtuple
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
@@ -347,3 +347,14 @@ def diagnose_environment(
 )->Diagnosis:
     "Examine the installation."
     return examine(checks, facts or environment_facts(), 'environment')
+
+# %% ../../nbs/13a_errors.ipynb #13a-h40
+@functools.cache
+def _this_machine(): return replace(environment_facts(), free_gib=500.)
+
+def diagnose_changed(
+    **changes, # facts; of the versions, those that differ
+)->Diagnosis:
+    "A diagnosis of this machine with other facts, and a disk with room if nothing else is said."
+    versions = _this_machine().versions | changes.get('versions', {})
+    return diagnose_environment(replace(_this_machine(), **{**changes, 'versions': versions}))
