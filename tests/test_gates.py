@@ -139,7 +139,7 @@ def test_a_name_belongs_to_the_module_that_defines_it():
     assert asked('from ftcook.data import leakage') == {'data.splits'} and asked('from ftcook import runtime') == {'runtime'}
     assert asked('from .flights import task', 'tasks.base') == {'tasks.flights'} == asked('import ftcook.tasks', 'sft')
     assert asked('import ftcook.tasks', 'tasks.base') == set()
-    assert house.place('data.splits') == '01e_data_splits' and house.place('publish') < house.place('cli')
+    assert house.place('data.splits') == '01f_data_splits' and house.place('publish') < house.place('cli')
     assert asked('import ftcook.lora, torch') == {'lora'} and asked('from torch import nn') == set()
 
 def test_exceptions_name_gates(): assert set(allowed()) <= {gate.__name__ for gate in gates}
