@@ -146,7 +146,7 @@ print(len(found), 'torch' in sys.modules, time.perf_counter() - start)"""
     n, torch, seconds = said.split()
     assert n == '0' and torch == 'False' and float(seconds) < 2
 
-rooms = ('errors', 'training', 'inputs', 'diagnose', 'callback', 'toy', 'cases', 'cases_base',
+rooms = ('errors', 'training', 'inputs', 'scripts', 'diagnose', 'callback', 'toy', 'cases', 'cases_base',
          'cases_errors', 'cases_training', 'cases_inputs')
 def modules(): return [vars(importlib.import_module(f'ftcook.doctor.{name}')) for name in rooms]
 
@@ -164,7 +164,7 @@ def test_checks_are_private_and_all_in_use():
         assert not [name for name in names['__all__'] if name.startswith('check')]
 
 def test_the_face_shows_every_room():
-    for names in modules()[:4]:
+    for names in modules()[:5]:
         assert not [name for name in names['__all__'] if getattr(doctor, name) is not names[name]]
     assert not isinstance(doctor.diagnose, ModuleType) and doctor.Rows is Rows
     with pytest.raises(AttributeError, match='Doctor'): _ = doctor.Doctor
