@@ -15,6 +15,7 @@ from pathlib import Path
 from ..data.check import Problem, Report, read_rows, remedies
 from ..data.clean import normalize, secret_patterns
 from .errors import Diagnosis, Finding, examine, thresholds
+from ..limits import json_memory, limits
 
 # %% ../../nbs/13c_inputs.ipynb #11-126
 def _named_group(name, pattern):
@@ -42,7 +43,7 @@ class Rows:
     rows: list=field(default_factory=list) # in conversational format
     lines: list=field(default_factory=list) # line number of each
     report: Report|None=None # of the rows that are bad
-    cut: bool=False # were there more rows than were read?
+    cut: str='' # how much was looked at, where that is not all
     tokenizer: object=None
     max_length: int=0
 
@@ -67,6 +68,12 @@ def _check_each_row(data):
         said = f"{n:,} {'time' if n == 1 else 'times'} {code}: {first.message}"
         where = dict(file=data.name, line=first.line)
         yield Finding('bad_rows', 'certain', said, where, fix=remedies[code], title=code.replace('_', ' '))
+
+def _pieces(data):
+    "(row, text, start, end) of every piece of text; pieces overlap, so that nothing is missed between two of them."
+    size = limits().text
+    for i,text in ((i, text) for i,row in enumerate(data.rows) for text in _texts(row)):
+        for start in range(0, max(1, len(text)), size): yield i, text, start, start + size + 1000
 
 def _few(n, total): return n <= max(1, thresholds.repeated_share*total)
 
@@ -94,9 +101,9 @@ def _check_contradictions(data):
 # %% ../../nbs/13c_inputs.ipynb #11-128
 def _check_secrets(data):
     kinds, places = Counter(), {}
-    for i,text in ((i, text[:20_000]) for i,row in enumerate(data.rows) for text in _texts(row)):
-        for found in itertools.islice(_secret.finditer(text), 20):
-            if _reserved.search(found.group()): continue
+    for i,text,start,end in _pieces(data):
+        for found in itertools.islice(_secret.finditer(text, start, end), 20):
+            if _reserved.search(found.group()) or found.start() >= end - 1000: continue
             kinds[found.lastgroup] += 1
             places.setdefault(found.lastgroup, i)
     if not kinds: return
@@ -105,15 +112,15 @@ def _check_secrets(data):
 
 def _check_marks(data):
     marks = {}
-    for i,text in ((i, text[:20_000]) for i,row in enumerate(data.rows) for text in _texts(row)):
-        if i not in marks and (found := _marks.search(text)): marks[i] = found.group()
+    for i,text,start,end in _pieces(data):
+        if i not in marks and (found := _marks.search(text, start, end)): marks[i] = found.group()
     if len(marks) <= thresholds.baked_share*len(data.rows): return
     first = min(marks)
     said = f'{len(marks):,} of {len(data.rows):,} rows hold marks such as {marks[first]!r}'
     yield Finding('baked_template', 'certain', said, data.at(first))
 
 def _check_sizes(data):
-    sizes = [sum(len(text[:20_000]) for text in _texts(row)) for row in data.rows]
+    sizes = [sum(map(len, _texts(row))) for row in data.rows]
     if len(sizes) < thresholds.outlier_rows: return
     longest, usual = max(sizes), statistics.median(sizes)
     if longest <= max(thresholds.outlier_factor*usual, thresholds.outlier_characters): return
@@ -156,25 +163,29 @@ def _check_tokens(data):
         said = f'{len(cut)} of {counted} rows are longer than {window} {cut[0][1]}'
         yield Finding('too_long', 'certain', said, data.at(cut[0][0]))
 
+def _check_cut(data):
+    if data.cut: yield Finding('cut_off', 'certain', data.cut, dict(file=data.name))
+
 data_checks = (_check_each_row, _check_copies, _check_contradictions, _check_secrets, _check_marks, _check_sizes,
-    _check_pair_lengths, _check_tokens)
+    _check_pair_lengths, _check_tokens, _check_cut)
 
 # %% ../../nbs/13c_inputs.ipynb #11-130
 def read_data(
     path:str|Path, # a JSONL file
-    max_rows:int=200_000, # read at most so many
-    max_bytes:int=2**28, # stop after so many
+    share:float=1., # of what the limits allow
 )->Rows:
     "The good rows of a JSONL file, and a report on the others."
-    data, size = Rows(Path(path).name, report=Report(str(path))), 0
+    data, most, size, memory = Rows(Path(path).name, report=Report(str(path))), limits(), 0, 0
     for line in read_rows(path):
+        size, memory = size + len(line.raw), memory + json_memory(line.raw)
+        if line.number > share*most.rows or size > share*most.data or memory > share*most.memory:
+            whole = f' of {Path(path).stat().st_size:,} bytes' if Path(path).is_file() else ''
+            data.cut = f'the lines before {line.number:,} were looked at, {size - len(line.raw):,}{whole}'
+            break
         data.report.add(line)
-        size += len(line.raw)
         if line.status == 'kept':
             data.rows.append(line.row)
             data.lines.append(line.number)
-        data.cut = line.number >= max_rows or size > max_bytes
-        if data.cut: break
     if not data.report.rows: data.report.add_problem(Problem('no_rows', 'no rows'))
     return data
 
@@ -196,7 +207,7 @@ def diagnose_data(
 )->Diagnosis:
     "Examine data sets, and whether the later ones occur in the first."
     def rows(i, given):
-        if isinstance(given, (str, Path)): return read_data(given)
+        if isinstance(given, (str, Path)): return read_data(given, 1/len(sets))
         return Rows(f'set {i}' if len(sets) > 1 else 'rows', list(given))
     read, found = [rows(i, given) for i,given in enumerate(sets)], []
     for data in read:

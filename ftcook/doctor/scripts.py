@@ -8,11 +8,11 @@ Docs: https://ftcook.github.io/ftcook/scripts.html.md"""
 __all__ = ['renamed', 'script_checks', 'parameters', 'Script', 'read_script', 'diagnose_script']
 
 # %% ../../nbs/13d_scripts.ipynb #13d-s06
-import ast, difflib, functools, importlib.util, re
+import ast, difflib, functools, importlib.util, itertools, re
 from dataclasses import dataclass, field
 from pathlib import Path
 from .errors import Diagnosis, Finding, examine, thresholds
-from ..limits import CutOffError, limits, read_json
+from ..limits import CutOffError, limits, read_capped, read_json
 
 # %% ../../nbs/13d_scripts.ipynb #11-102
 _homes = dict(
@@ -74,13 +74,19 @@ renamed = dict( # old argument -> (new argument, of which class where it moved, 
     quantization=('quantization_config', '', ''))
 
 # %% ../../nbs/13d_scripts.ipynb #11-108
+def _literal(node):
+    try: return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError): return None
+
 @dataclass
 class Script:
     "A script as its syntax tree shows it."
     name: str
     tree: ast.Module
     calls: list=field(default_factory=list) # (last part of the name, dotted name, {argument: value node}, node)
-    values: dict=field(default_factory=dict) # variable -> the nodes assigned to it
+    values: dict=field(default_factory=dict) # variable -> the nodes assigned to it, the first few
+    cut: list=field(default_factory=list) # what was not looked at, because there is too much of it
+    known: dict=field(default_factory=dict) # what was asked of a node before
 
     def named(self, *names):
         "The calls of a function or class."
@@ -94,8 +100,13 @@ class Script:
         "The value of a node that is a literal, or a variable that is assigned once; else None."
         for _ in range(5):
             if isinstance(node, ast.Name) and len(self.values.get(node.id, ())) == 1: node = self.values[node.id][0]
-        try: return ast.literal_eval(node)
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError): return None
+        if ('literal', node) not in self.known: self.known['literal', node] = _literal(node)
+        return self.known['literal', node]
+
+    def text(self, node):
+        "The source of a node."
+        if ('text', node) not in self.known: self.known['text', node] = ast.unparse(node)
+        return self.known['text', node]
 
     def assigned(self, *names):
         "The assignments to an attribute, such as `tokenizer.pad_token = …`."
@@ -108,40 +119,54 @@ class Script:
         return any((n.module or '').startswith(of) and any(a.name == name for a in n.names) for n in nodes)
 
 # %% ../../nbs/13d_scripts.ipynb #11-109
+_most_arguments, _most_values = 200, 20 # of one call; that a variable is given
+
 def _dotted(node):
     parts = []
     while isinstance(node, ast.Attribute): parts, node = [node.attr, *parts], node.value
     return '.'.join([node.id if isinstance(node, ast.Name) else '?', *parts])
 
+def _unpacked(script, value):
+    "(argument, value) pairs of a dictionary that a call unpacks."
+    if isinstance(value, ast.Name) and len(script.values.get(value.id, ())) == 1: value = script.values[value.id][0]
+    if isinstance(value, ast.Dict):
+        keys = ((key.value if isinstance(key, ast.Constant) else None, v) for key,v in zip(value.keys, value.values))
+        return ((key, v) for key,v in keys if isinstance(key, str))
+    if isinstance(value, ast.Call) and _dotted(value.func) == 'dict': return ((o.arg, o.value) for o in value.keywords if o.arg)
+    return ()
+
 def _given(script, node):
     "The keyword arguments of a call, those of a dictionary that it unpacks included."
-    given = {}
-    for k in node.keywords:
-        if k.arg:
-            given[k.arg] = k.value
-            continue
-        value = k.value
-        if isinstance(value, ast.Name) and len(script.values.get(value.id, ())) == 1: value = script.values[value.id][0]
-        if isinstance(value, ast.Dict):
-            keys = [(key.value if isinstance(key, ast.Constant) else None, v) for key,v in zip(value.keys, value.values)]
-            given |= {key: v for key,v in keys if isinstance(key, str)}
-        elif isinstance(value, ast.Call) and _dotted(value.func) == 'dict':
-            given |= {o.arg: o.value for o in value.keywords if o.arg}
+    pairs = (pair for k in node.keywords for pair in ([(k.arg, k.value)] if k.arg else _unpacked(script, k.value)))
+    given = dict(itertools.islice(pairs, _most_arguments))
+    if next(pairs, None): script.cut.append(f'line {node.lineno}: the first {_most_arguments} arguments of the call were looked at')
     return given
 
+def _assignments(tree):
+    "What each variable is given, the first few; and the names under which things are imported."
+    values, alias = {}, {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom): alias |= {a.asname: a.name for a in node.names if a.asname}
+        if not isinstance(node, ast.Assign): continue
+        for target in node.targets:
+            if not isinstance(target, ast.Name): continue
+            nodes = values.setdefault(target.id, [])
+            if len(nodes) < _most_values: nodes.append(node.value)
+    return values, alias
+
+# %% ../../nbs/13d_scripts.ipynb #13d-s19
 def read_script(
     source:str, # the text of a script
     name:str='script.py', # for the report
 )->Script:
     "Parse a script; nothing of it is executed."
-    script, alias = Script(name, ast.parse(source)), {}
-    for node in ast.walk(script.tree):
-        if isinstance(node, ast.ImportFrom): alias |= {a.asname: a.name for a in node.names if a.asname}
-        if not isinstance(node, ast.Assign): continue
-        for target in node.targets:
-            if isinstance(target, ast.Name): script.values.setdefault(target.id, []).append(node.value)
+    script, most = Script(name, ast.parse(source)), limits().calls
+    script.values, alias = _assignments(script.tree)
     for node in ast.walk(script.tree):
         if not isinstance(node, ast.Call): continue
+        if len(script.calls) == most:
+            script.cut.append(f'the first {most:,} calls were looked at, up to line {script.calls[-1][3].lineno}')
+            break
         dotted = _dotted(node.func)
         script.calls.append((alias.get(dotted, dotted.rpartition('.')[2]), dotted, _given(script, node), node))
     return script
@@ -217,8 +242,8 @@ def _check_text_field(script):
 def _check_eval_rows(script):
     for given in (c[2] for c in script.calls if {'train_dataset', 'eval_dataset'} <= set(c[2])):
         train, held_out = given['train_dataset'], given['eval_dataset']
-        if ast.dump(train) != ast.dump(held_out): continue
-        said = f'train_dataset={ast.unparse(train)[:60]}, eval_dataset={ast.unparse(held_out)[:60]}'
+        if script.text(train) != script.text(held_out): continue
+        said = f'train_dataset={script.text(train)[:60]}, eval_dataset={script.text(held_out)[:60]}'
         yield Finding('eval_is_train', 'certain', said, script.at(held_out))
 
 def _check_precision(script):
@@ -232,7 +257,7 @@ def _check_masked_end(script):
     pads = [n for n in script.assigned('pad_token', 'pad_token_id')
             if isinstance(n.value, ast.Attribute) and n.value.attr in ('eos_token', 'eos_token_id')]
     if not pads or not collators or not script.imports('DataCollatorForLanguageModeling', of='transformers'): return
-    said = f'{ast.unparse(pads[0])}, and DataCollatorForLanguageModeling (line {collators[0][3].lineno})'
+    said = f'{script.text(pads[0])[:100]}, and DataCollatorForLanguageModeling (line {collators[0][3].lineno})'
     yield Finding('eos_masked', 'certain', said, script.at(pads[0]))
 
 def _check_padding(script):
@@ -267,33 +292,39 @@ def _check_rate(script):
     for given in (c[2] for c in script.calls if 'learning_rate' in c[2]):
         rate = script.literal(given['learning_rate'])
         if not isinstance(rate, (int, float)) or isinstance(rate, bool) or low < rate < high: continue
+        rate = min(max(rate, -1e9), 1e9) # whole numbers may be larger than any float
         code, word = ('lr_too_low', 'low') if rate <= low else ('lr_too_high', 'high')
         said = f"learning_rate={rate:g} {'with LoRA' if lora else 'for all weights'}"
         title = f'a learning rate that is unusually {word}'
         yield Finding(code, 'possible', said, script.at(given['learning_rate']), title=title)
 
+def _check_cut(script):
+    for said in script.cut: yield Finding('cut_off', 'certain', said, dict(file=script.name))
+
 script_checks = (_check_arguments, _check_loading, _check_double_adapter, _check_merge, _check_text_field, _check_eval_rows,
-    _check_precision, _check_masked_end, _check_padding, _check_new_tokens, _check_rate)
+    _check_precision, _check_masked_end, _check_padding, _check_new_tokens, _check_rate, _check_cut)
 
 # %% ../../nbs/13d_scripts.ipynb #13c-h12
-def _notebook_source(text):
-    cells = json.loads(text).get('cells', [])
+def _notebook_source(path):
+    "The code of a notebook, with its magics as `pass`."
+    cells = read_json(path).get('cells', [])
     source = '\n'.join(''.join(c.get('source', ())) for c in cells if c.get('cell_type') == 'code')
-    return re.sub(r'^\s*[%!].*$', 'pass', source, flags=re.M)
+    return re.sub(r'^[ \t]*[%!].*$', 'pass', source, flags=re.M)
+
+def _source(path):
+    source = _notebook_source(path) if path.suffix == '.ipynb' else read_capped(path, limits().script).decode('utf-8-sig')
+    if len(source) <= limits().script: return source
+    raise CutOffError(path, f'{len(source):,} characters of code are more than {limits().script:,}')
 
 def diagnose_script(
     path:str|Path, # a .py file or a notebook
     checks:tuple=script_checks, # from `Script` to findings
-    max_bytes:int=2**21, # of a longer file nothing is read
 )->Diagnosis:
     "Examine a script by its syntax tree."
     path = Path(path)
-    def sick(why, **where): return Diagnosis([Finding('syntax', 'certain', why, dict(file=path.name) | where)], path.name)
-    if path.stat().st_size > max_bytes: return sick(f'{path.stat().st_size:,} bytes are more than {max_bytes:,}')
-    try:
-        source = path.read_bytes().decode('utf-8-sig')
-        if path.suffix == '.ipynb': source = _notebook_source(source)
-        return examine(checks, read_script(source, path.name), path.name)
+    def sick(why, code='syntax', **where): return Diagnosis([Finding(code, 'certain', why, dict(file=path.name) | where)], path.name)
+    try: return examine(checks, read_script(_source(path), path.name), path.name)
     except SyntaxError as e: return sick(f'{e.msg}', **({'line': e.lineno} if e.lineno else {}))
     except (RecursionError, MemoryError): return sick('nested too deeply')
+    except CutOffError as e: return sick(e.why, 'cut_off')
     except (ValueError, AttributeError, TypeError) as e: return sick(f'{type(e).__name__}: {str(e)[:120]}')
