@@ -35,7 +35,8 @@ class Limits:
     header: int=2**22 # bytes of the list of tensors in a safetensors file
     tensors: int=2**30 # bytes of a safetensors file whose numbers are looked at
 
-_limits = ContextVar('limits', default=Limits())
+_usual = Limits()
+_limits = ContextVar('limits', default=_usual)
 
 def limits()->Limits:
     "The limits in force."

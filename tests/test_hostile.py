@@ -1,4 +1,4 @@
-"""Bounded time and memory, whatever a file holds: every command ends within 10 CPU seconds and 500 MB, and says where it stopped."""
+"""Bounded time and memory, whatever a file holds: 10 CPU seconds and 500 MB for every command, which says where it stopped."""
 import json, os, random, resource, subprocess, sys
 import pytest
 from conftest import root
