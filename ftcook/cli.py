@@ -235,6 +235,7 @@ _run_options = dict(rank='r', quant='quantize', checkpointing='gradient_checkpoi
                     optimizer='optim', seq='max_length', batch='per_device_train_batch_size',
                     accumulation='gradient_accumulation_steps')
 
+# %% ../nbs/command_line.ipynb #command-017d
 def _train(args):
     if os.path.isfile(args.recipe): read_yaml_text(args.recipe) # before seconds of imports
     quiet()

@@ -124,7 +124,8 @@ def read_yaml_text(
         nodes = list(itertools.islice(yaml_nodes(yaml.compose(text, yaml.SafeLoader)), most.nodes + 1))
     except (UnicodeDecodeError, yaml.YAMLError) as e: raise NotYAMLError(path, e) from None
     except RecursionError: raise NotYAMLError(path, 'nested too deeply') from None
-    if len(nodes) > most.nodes: raise CutOffError(path, f'more than {most.nodes:,} values, an alias counted as often as it is used')
+    if len(nodes) > most.nodes:
+        raise CutOffError(path, f'more than {most.nodes:,} values, an alias counted as often as it is used')
     longest = max((len(o.value) for o in nodes if isinstance(getattr(o, 'value', None), str)), default=0)
     if longest > most.value: raise CutOffError(path, f'a value of {longest:,} characters, more than {most.value:,}')
     return text

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Literal
 import torch, yaml
-from fastcore.basics import AttrDict
+from fastcore.basics import AttrDict, patch
 from peft import LoraConfig
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, create_model
 from trl import SFTConfig
@@ -66,10 +66,10 @@ class _Source:
             text = read_yaml_text(self.path)
             lines = list(_lines(yaml.compose(text, _Loader)))
             self.values = yaml.load(text, _Loader)
-        except CutOffError: raise
         except (ValueError, yaml.YAMLError) as e:
-            e = e if isinstance(e, NotYAMLError) else NotYAMLError(path, e)
-            raise RecipeError(path, [(f'line {e.line}' if e.line else '', '', f'not YAML: {e.why}')]) from None
+            if isinstance(e, CutOffError): raise
+            found = e if isinstance(e, NotYAMLError) else NotYAMLError(path, e)
+            raise RecipeError(path, [(f'line {found.line}' if found.line else '', '', f'not YAML: {found.why}')]) from None
         if not isinstance(self.values, dict):
             raise RecipeError(path, [('line 1', '', f"a recipe is made of keys: {', '.join(Recipe.model_fields)}")])
         self.said, twice = {}, []
@@ -84,19 +84,21 @@ class _Source:
 
     def order(self, at): return int(self.where(at).split()[-1]) if self.where(at).startswith('line') else math.inf
 
-    def override(self, text):
-        "Take over one `key=value`."
-        key, equals, value = text.partition('=')
-        if not equals: raise RecipeError(self.path, [(f'--set {text}', '', 'write key=value, such as trainer.max_steps=20')])
-        *sections, name = key.split('.')
-        place = self.values
-        for section in sections:
-            if not isinstance(place.get(section), dict): place[section] = {}
-            place = place[section]
-        try: place[name] = yaml.load(value, _Loader)
-        except (ValueError, yaml.YAMLError, RecursionError) as e:
-            raise RecipeError(self.path, [(f'--set {text}', '', f'not YAML: {e}')]) from None
-        self.said[*sections, name] = f'--set {text}'
+# %% ../nbs/14a_recipe.ipynb #14a-l01
+@patch
+def override(self:_Source, text):
+    "Take over one `key=value`."
+    key, equals, value = text.partition('=')
+    if not equals: raise RecipeError(self.path, [(f'--set {text}', '', 'write key=value, such as trainer.max_steps=20')])
+    *sections, name = key.split('.')
+    place = self.values
+    for section in sections:
+        if not isinstance(place.get(section), dict): place[section] = {}
+        place = place[section]
+    try: place[name] = yaml.load(value, _Loader)
+    except (ValueError, yaml.YAMLError, RecursionError) as e:
+        raise RecipeError(self.path, [(f'--set {text}', '', f'not YAML: {e}')]) from None
+    self.said[*sections, name] = f'--set {text}'
 
 # %% ../nbs/14a_recipe.ipynb #14a-026
 class _Section(BaseModel):

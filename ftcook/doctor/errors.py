@@ -110,7 +110,8 @@ def examine(
         try: new = list(itertools.islice(f(facts) or (), most + 1))
         except Exception as e: new = [Finding('check_failed', 'possible', f'{name}: {type(e).__name__}: {reprlib.repr(str(e))}')]
         found += new[:most]
-        if len(new) > most: found.append(Finding('cut_off', 'certain', f'the first {most} findings of the check {name} are listed'))
+        if len(new) <= most: continue
+        found.append(Finding('cut_off', 'certain', f'the first {most} findings of the check {name} are listed'))
     return Diagnosis(found, subject)
 
 # %% ../../nbs/13a_errors.ipynb #13a-h10
@@ -174,7 +175,8 @@ def diagnose_exception(
         names, own = _frames(e)
         where = {}
         if own: where = dict(file='notebook' if 'ipykernel_' in own.filename else os.path.basename(own.filename), line=own.lineno)
-        found += _recognise(f'{type(e).__name__}: {e}'[:20_000], messages or known_messages(), functools.partial(set, names), where)
+        said = f'{type(e).__name__}: {e}'[:20_000]
+        found += _recognise(said, messages or known_messages(), functools.partial(set, names), where)
     return Diagnosis(found, type(error).__name__)
 
 # %% ../../nbs/13a_errors.ipynb #13a-h15

@@ -75,6 +75,7 @@ def _pieces(data):
     for i,text in ((i, text) for i,row in enumerate(data.rows) for text in _texts(row)):
         for start in range(0, max(1, len(text)), size): yield i, text, start, start + size + 1000
 
+# %% ../../nbs/13c_inputs.ipynb #13c-l01
 def _few(n, total): return n <= max(1, thresholds.repeated_share*total)
 
 def _check_copies(data):

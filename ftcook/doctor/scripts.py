@@ -74,10 +74,6 @@ renamed = dict( # old argument -> (new argument, of which class where it moved, 
     quantization=('quantization_config', '', ''))
 
 # %% ../../nbs/13d_scripts.ipynb #11-108
-def _literal(node):
-    try: return ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError): return None
-
 @dataclass
 class Script:
     "A script as its syntax tree shows it."
@@ -121,6 +117,10 @@ class Script:
 # %% ../../nbs/13d_scripts.ipynb #11-109
 _most_arguments, _most_values = 200, 20 # of one call; that a variable is given
 
+def _literal(node):
+    try: return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError): return None
+
 def _dotted(node):
     parts = []
     while isinstance(node, ast.Attribute): parts, node = [node.attr, *parts], node.value
@@ -139,7 +139,8 @@ def _given(script, node):
     "The keyword arguments of a call, those of a dictionary that it unpacks included."
     pairs = (pair for k in node.keywords for pair in ([(k.arg, k.value)] if k.arg else _unpacked(script, k.value)))
     given = dict(itertools.islice(pairs, _most_arguments))
-    if next(pairs, None): script.cut.append(f'line {node.lineno}: the first {_most_arguments} arguments of the call were looked at')
+    if next(pairs, None):
+        script.cut.append(f'line {node.lineno}: the first {_most_arguments} arguments of the call were looked at')
     return given
 
 def _assignments(tree):
@@ -322,7 +323,8 @@ def diagnose_script(
 )->Diagnosis:
     "Examine a script by its syntax tree."
     path = Path(path)
-    def sick(why, code='syntax', **where): return Diagnosis([Finding(code, 'certain', why, dict(file=path.name) | where)], path.name)
+    def sick(why, code='syntax', **where):
+        return Diagnosis([Finding(code, 'certain', why, dict(file=path.name) | where)], path.name)
     try: return examine(checks, read_script(_source(path), path.name), path.name)
     except SyntaxError as e: return sick(f'{e.msg}', **({'line': e.lineno} if e.lineno else {}))
     except (RecursionError, MemoryError): return sick('nested too deeply')

@@ -203,11 +203,12 @@ def _numbers(f, start, size, kind, exponent):
     f.seek(start)
     while size > 0 and (piece := f.read(min(size, 2**24))):
         bits = np.frombuffer(piece, '<' + kind)
-        broken, zero, size = broken + int(((bits & exponent) == exponent).sum()), zero and not (bits << 1).any(), size - len(piece)
+        broken += int(((bits & exponent) == exponent).sum())
+        zero, size = zero and not (bits << 1).any(), size - len(piece)
     return broken/n if n else 0., zero
 
 def _tensors(path, read=True):
-    "(name, shape, share that is not finite, all zero?) of each tensor in a safetensors file; None where the numbers are not read."
+    "(name, shape, share that is not finite, all zero?) of each tensor in a file; None for numbers that are not read."
     import msgspec
     from safetensors import safe_open
     with path.open('rb') as f:
@@ -304,7 +305,8 @@ def _read_binary(run, path):
         run.tokenizer.setdefault('chat_template', path.read_text(errors='replace'))
     elif path.name == 'adapter_model.safetensors' and not run.tensors:
         run.tensors = _tensors(path, size <= limits().tensors)
-        if size > limits().tensors: run.cut.append(f'{path.name}: of {size:,} bytes the shapes of the tensors were looked at, and no numbers')
+        if size <= limits().tensors: return
+        run.cut.append(f'{path.name}: of {size:,} bytes the shapes of the tensors were looked at, and no numbers')
     elif path.suffix == '.safetensors': _tensors(path, False)
     elif path.suffix in ('.pt', '.bin'):
         with path.open('rb') as f: zipped = f.read(2) == b'PK'
