@@ -247,7 +247,7 @@ def test_the_rest_can_be_looked_at(tmp_path):
     "What is cut off here is not cut off with --whole."
     write(tmp_path/'a.log', 'CUDA out of memory\n' + 'x\n'*2**19)
     write(tmp_path/'a.py', 'x = 1\n'*50_000 + 'SFTConfig(bad=1)\n')
-    for name,code in (('a.log', 'out of memory in training'), ('a.py', 'does not take bad')):
+    for name,code in (('a.log', 'out of memory while training'), ('a.py', 'does not take bad')):
         short, whole = ran('doctor', name, cwd=tmp_path)[3], ran('doctor', name, '--whole', cwd=tmp_path)[3]
         assert 'cut off here' in short and 'cut off here' not in whole and code in whole and code not in short
 

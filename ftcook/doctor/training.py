@@ -238,7 +238,7 @@ class RunFolder:
     cut: list=field(default_factory=list) # what was not looked at, because there is too much of it
     seen: int=0 # files that were read
 
-    def note(self, path, why): self.unreadable[str(path.relative_to(self.folder))] = why
+    def note(self, path, why): self.unreadable[path.name if path == self.folder else str(path.relative_to(self.folder))] = why
     def said(self, error): return str(error).replace(f'{self.folder}/', '')
 
 # %% ../../nbs/13b_not_learning.ipynb #11-087
@@ -294,7 +294,10 @@ def read_run(
     if len(entries) > most: run.cut.append(f'the first {most:,} of {len(entries):,} entries of the history were looked at')
     run.config, run.model, run.tokenizer = (files.first(f'{name}config.json') for name in ('adapter_', '', 'tokenizer_'))
     run.ids = _largest_id(files.first('tokenizer.json')) + 1
-    for place in (folder, *checkpoints[:1]): _read_binaries(run, place)
+    for place in (folder, *checkpoints[:1]):
+        _read_binaries(run, place)
+        started = place.name.startswith('checkpoint-') and not (place/'trainer_state.json').exists()
+        if started: run.note(place, 'incomplete: no trainer_state.json, which is written last')
     return run
 
 # %% ../../nbs/13b_not_learning.ipynb #11-088
