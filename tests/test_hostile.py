@@ -1,5 +1,5 @@
 """Bounded time and memory, whatever a file holds: 10 CPU seconds and 500 MB for every command, which says where it stopped."""
-import json, os, random, resource, subprocess, sys
+import json, os, random, re, resource, subprocess, sys, time, tomllib
 import pytest
 from conftest import root
 
@@ -94,9 +94,12 @@ def log_of_many_lines(folder): write(folder/'a.log', '\n'.join(f'{i:x}' for i in
 
 @hostile()
 def log_of_half_messages(folder):
-    halves = ['CUDA ', 'out of ', 'size mismatch ', 'expected ', 'Token indices ', 'got an unexpected keyword ',
-              'Error: ', ', in a', '0x']
-    write(folder/'a.log', '\n'.join((half*400)[:3900] for half in halves*29))
+    "Lines of what the patterns begin with, again and again, so that each is tried at every place."
+    rng, lines = random.Random(0), []
+    for message in tomllib.loads((root/'ftcook'/'assets'/'messages.toml').read_text())['message']:
+        parts = [part for pattern in message['patterns'] for part in re.findall(r"[A-Za-z][A-Za-z0-9_ ,.'=:-]{2,}", pattern)] or ['x']
+        for _ in range(8): lines.append((''.join(rng.choices(parts, k=3))*2000)[:3900])
+    write(folder/'a.log', '\n'.join(lines))
 
 @hostile(cut=True)
 def log_that_is_long(folder): write(folder/'a.log', '\n'.join(f'{i} RuntimeError: {i}' for i in range(200_000)))
@@ -259,3 +262,10 @@ def test_no_text_is_skipped(tmp_path):
     for before in (0, limits().text - 20, limits().text, limits().text + 990, 90_000):
         found = next(f for f in diagnose_data([talk('Hi', 'x '*(before//2) + key + ' x'*3000)]) if f.code == 'secrets')
         assert found.evidence == '1 × huggingface', before
+
+def test_answers_of_blank_lines():
+    from ftcook.doctor import diagnose_answers
+    for text in ('\n'*100_000, ' \n'*50_000, '\nuser'*20_000, '<|im_start|>'*8000, '\n' + ' '*100_000):
+        start = time.process_time()
+        assert 'check_failed' not in diagnose_answers([text]*3).codes
+        assert time.process_time() - start < 3, repr(text[:10])

@@ -196,10 +196,11 @@ def diagnose_log(
         f.seek(start)
         lines = f.read(size - start).decode(errors='replace').splitlines()
     for i,line in enumerate(lines, 1):
-        if line[:1].isspace() or len(line) > 4000 or line in seen: continue
+        if line[:1].isspace() or line in seen: continue
         seen.add(line)
         called, where = functools.partial(_called_before, lines, i), dict(file=path.name, line=i)
-        for o in _recognise(line, known_messages(), called, where): found.setdefault(o.code, o)
+        for at in range(0, len(line), 1500): # in pieces that overlap
+            for o in _recognise(line[at:at+1800], known_messages(), called, where): found.setdefault(o.code, o)
     said = f'the last {size - start:,} of {size:,} bytes were looked at; lines are counted from there'
     return Diagnosis([*found.values(), *([Finding('cut_off', 'certain', said)] if start else ())], path.name)
 

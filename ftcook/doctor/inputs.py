@@ -236,7 +236,7 @@ def _odd(text):
     odd = sum(not (c.isalnum() or c.isspace() or c in usual) or c == '\ufffd' for c in text)
     return odd > thresholds.odd_characters*len(text)
 
-_next_turn = re.compile(r'\n(?:<\|im_start\|>)?\s*(?:user|assistant|human|system|User|Human|Assistant)\s*[:\n]'
+_next_turn = re.compile(r'\n(?:<\|im_start\|>)?[^\S\n]*(?:user|assistant|human|system|User|Human|Assistant)\s*[:\n]'
     r'|<\|im_start\|>\s*user|\n### Instruction:|\[INST\]')
 
 # %% ../../nbs/13c_inputs.ipynb #11-143
