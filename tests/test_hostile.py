@@ -97,7 +97,7 @@ def log_of_half_messages(folder):
     "Lines of what the patterns begin with, again and again, so that each is tried at every place."
     rng, lines = random.Random(0), []
     for message in tomllib.loads((root/'ftcook'/'assets'/'messages.toml').read_text())['message']:
-        parts = [part for pattern in message['patterns'] for part in re.findall(r"[A-Za-z][A-Za-z0-9_ ,.'=:-]{2,}", pattern)] or ['x']
+        parts = re.findall(r"[A-Za-z][A-Za-z0-9_ ,.'=:-]{2,}", ' | '.join(message['patterns'])) or ['x']
         for _ in range(8): lines.append((''.join(rng.choices(parts, k=3))*2000)[:3900])
     write(folder/'a.log', '\n'.join(lines))
 
