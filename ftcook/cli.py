@@ -9,12 +9,14 @@ __all__ = ['trains_for_others', 'lesson_notebooks', 'find_notebooks', 'run_lesso
            'store_outputs', 'course', 'main']
 
 # %% ../nbs/command_line.ipynb #command-004
-import argparse, datetime, json, os, sys, time
+import argparse, datetime, json, os, sys, time, traceback
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from fastcore.xtras import atomic_save
 from . import __version__
 from .bench import device_name, merge_rows, version_text
+from .limits import PrintableStream, no_limits, read_capped, read_json, read_yaml_text
 from .runtime import SettingsError, find_part, load_settings, metrics_file, quiet, repository
 
 # %% ../nbs/command_line.ipynb #command-007
@@ -24,7 +26,7 @@ def lesson_notebooks(
 )->list: # paths in reading order
     "The numbered notebooks of the course."
     root = Path(root) if root else repository()
-    if root is None: raise SystemExit('ftcook: no ftcook repository here or above; clone it and run this inside')
+    if root is None: raise FileNotFoundError('no ftcook repository here or above; clone it and run this inside')
     return sorted((root/'nbs'/('solutions' if solutions else '')).glob('[0-9][0-9]*_*.ipynb'))
 
 def find_notebooks(
@@ -40,7 +42,7 @@ def find_notebooks(
     def meant(path): return path.relative_to(nbs).as_posix().startswith(tuple(only))
     others = [] if part else [p for p in sorted(nbs.rglob('*.ipynb')) if p not in lessons and p.name[0] not in '._']
     if paths := [p for p in lessons + others if meant(p)]: return paths
-    raise SystemExit(f"ftcook: no lesson starts with {', '.join(only)}; there are {', '.join(p.stem for p in lessons)}")
+    raise ValueError(f"no lesson starts with {', '.join(only)}; there are {', '.join(p.stem for p in lessons)}")
 
 # %% ../nbs/command_line.ipynb #command-009
 def run_lesson(
@@ -66,7 +68,7 @@ def run_lesson(
             kernel_manager_class=_kernel_with(env), progress_bar=bar, log_output=False)
     except PapermillExecutionError as e: error = f'{e.ename}: {e.evalue}'.splitlines()[0]
     except Exception as e: error = f'{type(e).__name__}: {e}'.splitlines()[0]
-    metrics = json.loads(measured.read_text()) if run_dir == out and error is None and measured.exists() else {}
+    metrics = read_json(measured) if run_dir == out and error is None and measured.exists() else {}
     return dict(lesson=path.stem, seconds=time.perf_counter() - start, error=error, metrics=metrics, executed=out/path.name)
 
 def _kernel_with(env):
@@ -170,7 +172,7 @@ def course(
 )->int: # 0 if every lesson passed, else 1
     "Run the lessons in order and print a summary."
     settings, root, paths = load_settings(profile), repository(), find_notebooks(only, part)
-    if not paths: raise SystemExit(f'ftcook: part {find_part(part).title} has no lesson yet')
+    if not paths: raise ValueError(f'part {find_part(part).title} has no lesson yet')
     out = Path(out) if out else root/'runs'/settings.profile
     print(f'{len(paths)} lessons on the {settings.profile} profile; outputs in {os.path.relpath(out)}', flush=True)
     results = run_lessons(paths, out, settings.profile, jobs)
@@ -192,10 +194,13 @@ def _check(args):
     return report.exit_code
 
 def _doctor(args):
-    from ftcook.doctor import diagnose
-    found = diagnose(*args.things)
-    print(_json(found.to_dict()) if args.json else found)
-    return found.exit_code
+    from ftcook.doctor.diagnose import diagnose, examinable
+    good, errors = examinable(args.things)
+    with no_limits() if args.whole else nullcontext():
+        found = diagnose(*good) if good or not errors else None
+    if found is not None: print(_json(found.to_dict()) if args.json else found)
+    for e in errors: print(f'ftcook: {e}', file=sys.stderr)
+    return 2 if errors else found.exit_code
 
 def _gate(args):
     from ftcook.evaluation import EvalReport, gate
@@ -210,6 +215,10 @@ def _amount(text):
     except ValueError: raise argparse.ArgumentTypeError(f'{text!r} is not a number such as 10M') from None
 
 def _estimate(args):
+    config = Path(args.model)/'config.json'
+    if config.is_file(): read_json(config, 2**24) # these two before seconds of imports
+    if args.prices: read_capped(args.prices, 2**20)
+    quiet()
     from ftcook.cost import compare, estimate
     chosen = {name: value for name in _run_options.values() if (value := getattr(args, name)) is not None}
     chosen |= dict(method=args.method, prices=args.prices, tokens=args.tokens, depth='trace' if args.trace else 'formula')
@@ -226,7 +235,10 @@ _run_options = dict(rank='r', quant='quantize', checkpointing='gradient_checkpoi
                     optimizer='optim', seq='max_length', batch='per_device_train_batch_size',
                     accumulation='gradient_accumulation_steps')
 
+# %% ../nbs/command_line.ipynb #command-017d
 def _train(args):
+    if os.path.isfile(args.recipe): read_yaml_text(args.recipe) # before seconds of imports
+    quiet()
     from ftcook.train import dry_run, train
     if args.dry_run: print(dry_run(args.recipe, args.set, args.out, args.gpu, args.measure))
     else: train(args.recipe, args.set, args.out)
@@ -246,15 +258,15 @@ def _parser():
     parser = argparse.ArgumentParser(prog='ftcook', description='A fine-tuning course that runs its own pages.')
     parser.add_argument('--version', action='version', version=f'ftcook {__version__}')
     commands = parser.add_subparsers(required=True, metavar='command')
-    def add(name, run, help, heavy=False):
+    def add(name, run, help, bars=False):
         p = commands.add_parser(name, help=help, description=help)
-        p.set_defaults(run=run, heavy=heavy)
+        p.set_defaults(run=run, bars=bars)
         return p
     for group in (_course_options, _data_options, _train_options, _estimate_options, _page_options): group(add)
     return parser
 
 def _course_options(add):
-    p = add('course', _course, 'run the lessons in order, headlessly')
+    p = add('course', _course, 'run the lessons in order, headlessly', bars=True)
     p.add_argument('only', nargs='*', help='just the notebooks whose paths in nbs/ start with this, such as 04 or solutions/04')
     p.add_argument('--part', default='', help='just the lessons of this part of the course, such as II')
     p.add_argument('--profile', default='', help='section of settings.ini: cpu or gpu (default: what the machine has)')
@@ -273,14 +285,15 @@ def _data_options(add):
     p = add('doctor', _doctor, 'say what is wrong, how certain that is, and what to do')
     things = 'a script, data, a log or a run folder; several data files: training first, then held out (default: the environment)'
     p.add_argument('things', nargs='*', metavar='PATH', help=things)
+    p.add_argument('--whole', action='store_true', help='look at everything, whatever time and memory that takes')
     p.add_argument('--json', action='store_true', help='print the findings as JSON')
-    p = add('gate', _gate, 'pass or fail an evaluation report on thresholds', heavy=True)
+    p = add('gate', _gate, 'pass or fail an evaluation report on thresholds')
     p.add_argument('report', help='report.json, written by EvalReport.save')
     p.add_argument('thresholds', nargs='+', help="such as 'exact_match>=0.75' or 'exact_match.low>=0.6'")
 
 # %% ../nbs/command_line.ipynb #command-017c
 def _estimate_options(add):
-    p = add('estimate', _estimate, 'memory, time and cost of a training run', heavy=True)
+    p = add('estimate', _estimate, 'memory, time and cost of a training run')
     p.add_argument('model', help='such as mistral-7b, a folder, or a hub id')
     p.add_argument('--method', default='qlora', help='full, lora, qlora or dpo (default: %(default)s)')
     p.add_argument('--gpu', default='L40S', help='one of the price list, or all (default: %(default)s)')
@@ -299,7 +312,7 @@ def _estimate_options(add):
     p.add_argument('--json', action='store_true', help='print the estimate as JSON')
 
 def _train_options(add):
-    p = add('train', _train, 'check, split, train and score what a recipe describes; goes on after a kill', heavy=True)
+    p = add('train', _train, 'check, split, train and score what a recipe describes; goes on after a kill', bars=True)
     p.add_argument('recipe', help='a YAML file, such as recipes/faq.yaml')
     dry = 'say what it would do, whether it fits, how long and how much; change nothing'
     p.add_argument('--dry-run', action='store_true', help=dry)
@@ -317,17 +330,26 @@ def _page_options(add):
     p.add_argument('--check', action='store_true', help='change nothing; fail if README.md is out of date')
 
 # %% ../nbs/command_line.ipynb #command-019
+def _run(args):
+    "Carry out a command; what stops it is said in a line, and what nobody foresaw with its traceback."
+    try: return args.run(args) or 0
+    except BrokenPipeError: return 1
+    except KeyboardInterrupt: said = 'interrupted'
+    except (RecursionError, MemoryError) as e: said = f'{type(e).__name__}: the input is too deep or too large'
+    except (OSError, SettingsError, ValueError) as e: said = e
+    except Exception: said = traceback.format_exc()
+    print(f'ftcook: {said}', file=sys.stderr)
+    return 2
+
 def main(
     argv:list|None=None, # arguments; by default those of the process
 )->int: # exit code
     "Entry point of the `ftcook` command."
-    args = _parser().parse_args(argv)
-    if args.heavy: quiet()
-    try: return args.run(args) or 0
-    except BrokenPipeError: return 1
-    except (OSError, SettingsError, ValueError) as e:
-        print(f'ftcook: {e}', file=sys.stderr)
-        return 2
+    out, err = PrintableStream(sys.stdout), PrintableStream(sys.stderr)
+    with redirect_stdout(out), redirect_stderr(err):
+        args = _parser().parse_args(argv)
+        out.bars = err.bars = args.bars
+        return _run(args)
 
 # %% ../nbs/command_line.ipynb #command-024
 if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from fastcore.basics import AttrDict
 from .bench import measurement, read_rows
+from .limits import fenced
 from .planning import GiB, calibration, fit_speed, formula_peak, gpu_offers, step_seconds, step_work
 from .runs import Run, comparable_runs, left_over, run_fields
 from .runtime import match_name, palette
@@ -65,7 +66,7 @@ class Estimate:
         return f"{self.gpu:<10}{verdict:<14}{memory}{time}  {_usd(*self.usd) if self.usd else 'no price'}"
 
     def __str__(self): return '\n'.join(_as_lines(self))
-    def _repr_markdown_(self): return f'```text\n{self}\n```'
+    def _repr_markdown_(self): return fenced(self)
 
 # %% ../nbs/11b_cost.ipynb #11b-033
 _labels = dict(weights='weights', constants='quantization constants', reference='reference model', adapters='adapters',

@@ -19,11 +19,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 import numpy as np
-import torch
 from fastcore.xtras import atomic_save
 from scipy import stats
-from .inference import load_adapter
-from .quantization import load_model
+from .limits import CutOffError, markdown_safe, read_json
 from .runtime import model_path, table
 from .tasks import Task, get_task, interval, parse_answer
 
@@ -113,7 +111,10 @@ def harness(
     **kwargs, # any argument of lm-eval's `HFLM`
 ): # an `HFLM` of lm-evaluation-harness
     "A model for lm-evaluation-harness, loaded as in lessons 02 and 05."
+    import torch # heavy, as the others are; `ftcook gate` needs none of them
     from lm_eval.models.huggingface import HFLM
+    from ftcook.inference import load_adapter
+    from ftcook.quantization import load_model
     class Model(HFLM):
         def _create_model(self, pretrained, dtype, peft=None, quantize='none', **kwargs):
             self._model = load_model(pretrained, quantize, dtype)
@@ -328,9 +329,10 @@ class EvalReport:
     def __post_init__(self):
         self.metrics = {k: _finite(v if isinstance(v, dict) else dict(value=v)) for k,v in self.metrics.items()}
     def _repr_markdown_(self):
-        rows = [(k, *(_show(m.get(o)) for o in ('value', 'low', 'high', 'n', 'p'))) for k,m in self.metrics.items()]
-        facts = '\n'.join(f'- {k}: {v}' for k,v in self.about.items())
-        return f"**{self.name}**\n\n{table([('metric', 'value', 'low', 'high', 'n', 'p'), *rows])}\n\n{facts}"
+        columns = 'value', 'low', 'high', 'n', 'p'
+        rows = [(markdown_safe(k), *(markdown_safe(_show(m.get(o))) for o in columns)) for k,m in self.metrics.items()]
+        facts = '\n'.join(f'- {markdown_safe(k)}: {markdown_safe(v)}' for k,v in self.about.items())
+        return f"**{markdown_safe(self.name)}**\n\n{table([('metric', *columns), *rows])}\n\n{facts}"
     def save(self,
         folder:str|Path, # report.json and report.md go here
     )->Path: # of report.json
@@ -346,7 +348,8 @@ class EvalReport:
         path:str|Path, # report.json
     ): # an EvalReport
         "Read a report."
-        try: return cls(**json.loads(Path(path).read_text(encoding='utf-8')))
+        try: return cls(**read_json(path))
+        except CutOffError: raise
         except (ValueError, TypeError, AttributeError):
             raise ValueError(f'{path}: not a report; write it with EvalReport.save') from None
 
@@ -382,7 +385,7 @@ def _holds(report, text):
     ok = measured and _compare[sign](float(value), limit)
     if measured: said = f'measured {_show(value)}'
     elif name in report.metrics: said = 'not measured'
-    else: said = f"not measured; there are {', '.join(report.metrics)}"
+    else: said = f"not measured; there are {', '.join(list(report.metrics)[:20])}{', …' if len(report.metrics) > 20 else ''}"
     return ok, f"{'pass' if ok else 'FAIL'}  {text}: {said}"
 
 # %% ../nbs/07_evaluation.ipynb #07-108g

@@ -15,11 +15,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Literal
 import torch, yaml
-from fastcore.basics import AttrDict
+from fastcore.basics import AttrDict, patch
 from peft import LoraConfig
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, create_model
 from trl import SFTConfig
 from .data.check import formats
+from .limits import CutOffError, NotYAMLError, limits, read_yaml_text
 from .lora import lora_config
 from .quantization import formats as quantizations
 from .sft import trainer_defaults
@@ -51,8 +52,9 @@ class RecipeError(ValueError):
     def __init__(self, path, mistakes):
         self.path, self.mistakes = str(path), list(mistakes) # of (where, key, message)
         def line(where, key, message): return ': '.join(o for o in (', '.join(o for o in (where, key) if o), message) if o)
-        count = f"{len(self.mistakes)} mistake{'s'*(len(self.mistakes) > 1)}"
-        super().__init__('\n  '.join([f'{path}: {count}', *(line(*o) for o in self.mistakes)]))
+        n, most = len(self.mistakes), limits().findings
+        shown = [line(*o) for o in self.mistakes[:most]] + [f'… cut off here: the first {most} are listed']*(n > most)
+        super().__init__('\n  '.join([f"{path}: {n} mistake{'s'*(n > 1)}", *shown]))
 
 # %% ../nbs/14a_recipe.ipynb #14a-023
 class _Source:
@@ -61,19 +63,19 @@ class _Source:
         self.path = Path(path)
         if not self.path.is_file(): raise RecipeError(path, [('', '', f'no such file in {Path.cwd()}')])
         try:
-            text = self.path.read_text(encoding='utf-8')
+            text = read_yaml_text(self.path)
             lines = list(_lines(yaml.compose(text, _Loader)))
             self.values = yaml.load(text, _Loader)
-        except yaml.MarkedYAMLError as e:
-            raise RecipeError(path, [(f'line {e.problem_mark.line + 1}', '', f'not YAML: {e.problem}')]) from None
-        except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as e:
-            raise RecipeError(path, [('', '', f'not YAML: {e}')]) from None
+        except (ValueError, yaml.YAMLError) as e:
+            if isinstance(e, CutOffError): raise
+            found = e if isinstance(e, NotYAMLError) else NotYAMLError(path, e)
+            raise RecipeError(path, [(f'line {found.line}' if found.line else '', '', f'not YAML: {found.why}')]) from None
         if not isinstance(self.values, dict):
             raise RecipeError(path, [('line 1', '', f"a recipe is made of keys: {', '.join(Recipe.model_fields)}")])
-        self.said = {at: f'line {line}' for at,line in reversed(lines)}
-        keys = [at for at,_ in lines]
-        twice = [(f'line {line}', _dotted(at), f'stands here and in {self.said[at]}; keep one')
-                 for i,(at,line) in enumerate(lines) if at in keys[:i]]
+        self.said, twice = {}, []
+        for at,line in lines:
+            if at in self.said: twice.append((f'line {line}', _dotted(at), f'stands here and in {self.said[at]}; keep one'))
+            else: self.said[at] = f'line {line}'
         if twice: raise RecipeError(path, twice)
 
     def where(self, at):
@@ -82,17 +84,21 @@ class _Source:
 
     def order(self, at): return int(self.where(at).split()[-1]) if self.where(at).startswith('line') else math.inf
 
-    def override(self, text):
-        "Take over one `key=value`."
-        key, equals, value = text.partition('=')
-        if not equals: raise RecipeError(self.path, [(f'--set {text}', '', 'write key=value, such as trainer.max_steps=20')])
-        *sections, name = key.split('.')
-        place = self.values
-        for section in sections:
-            if not isinstance(place.get(section), dict): place[section] = {}
-            place = place[section]
-        place[name] = yaml.load(value, _Loader)
-        self.said[*sections, name] = f'--set {text}'
+# %% ../nbs/14a_recipe.ipynb #14a-l01
+@patch
+def override(self:_Source, text):
+    "Take over one `key=value`."
+    key, equals, value = text.partition('=')
+    if not equals: raise RecipeError(self.path, [(f'--set {text}', '', 'write key=value, such as trainer.max_steps=20')])
+    *sections, name = key.split('.')
+    place = self.values
+    for section in sections:
+        if not isinstance(place.get(section), dict): place[section] = {}
+        place = place[section]
+    try: place[name] = yaml.load(value, _Loader)
+    except (ValueError, yaml.YAMLError, RecursionError) as e:
+        raise RecipeError(self.path, [(f'--set {text}', '', f'not YAML: {e}')]) from None
+    self.said[*sections, name] = f'--set {text}'
 
 # %% ../nbs/14a_recipe.ipynb #14a-026
 class _Section(BaseModel):

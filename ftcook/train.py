@@ -25,6 +25,7 @@ from trl import SFTConfig
 from .data import check_file, check_loss_mask, clusters, dry_trainer, fingerprint, join_groups, leakage, load_splits
 from .data import read_card, row_text, split, to_prompt_completion, token_counts, write_splits
 from .evaluation import bootstrap
+from .limits import fenced
 from .lora import adapter_size
 from .quantization import load_model
 from .recipe import Recipe, data_file, load_recipe, lora_arguments, on_this_machine, resolved, sft_arguments
@@ -411,7 +412,7 @@ class Plan(AttrDict):
                 ('trained', f'{share}, an adapter of {self.adapter_bytes/2**20:.1f} MiB'),
                 ('memory', self.memory), ('time', self.time), ('cost', self.cost), ('run folder', self.output)]
         return '\n'.join(f'{name:<12}{value}' for name,value in rows)
-    def _repr_markdown_(self): return f'```text\n{self}\n```'
+    def _repr_markdown_(self): return fenced(self)
 
 def planned_steps(
     args:SFTConfig, # from `sft_arguments`

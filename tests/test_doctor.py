@@ -48,7 +48,7 @@ def test_table_lists_every_case(cases):
 
 def test_every_rule_is_planted(cases):
     "Or tested in the files beside this one."
-    beyond = {'check_failed', 'not_a_run', 'pickled', 'oom_evaluation', 'broken_import', 'quantized_base'}
+    beyond = {'check_failed', 'cut_off', 'not_a_run', 'pickled', 'oom_evaluation', 'broken_import', 'quantized_base'}
     assert set(rules) - {c.planted for c in cases.cases} == beyond
 
 def test_live_findings_name_the_row(results):
@@ -92,6 +92,26 @@ def test_command(tmp_path, capsys):
     assert found['confidence'] == 'certain' and 'processing_class' in found['fix']
     assert main(['doctor', str(write(tmp_path/'fine.py', 'x = 1\n'))]) == 0
     assert main(['doctor', str(tmp_path/'none.py')]) == 2 and main(['doctor', str(write(tmp_path/'a.xyz', ''))]) == 2
+
+@pytest.mark.parametrize('order', [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)])
+def test_command_examines_all_in_any_order(tmp_path, capsys, order):
+    "Whatever can be examined is, and then the command says what could not."
+    row = json.dumps(dict(messages=[dict(role='user', content='Hi'), dict(role='assistant', content='')])) + '\n'
+    state = json.dumps(dict(log_history=[dict(step=i, loss=0., grad_norm=0.) for i in range(1, 6)]))
+    things = [write(tmp_path/'train.py', 'SFTTrainer(tokenizer=1)\n'), write(tmp_path/'data.jsonl', row),
+              write(tmp_path/'x'/'trainer_state.json', state).parent, tmp_path/'gone.py']
+    assert main(['doctor', '--json', *(str(things[i]) for i in order)]) == 2
+    out, err = capsys.readouterr()
+    assert {f['code'] for f in json.loads(out)['findings']} == {'unknown_argument', 'bad_rows', 'all_masked'}
+    assert err == f'ftcook: {tmp_path}/gone.py: no such file or folder\n'
+
+def test_command_with_nothing_that_can_be_examined(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for args in ([''], [' '], ['', 'gone.log'], [str(write(tmp_path/'a.xyz', ''))]):
+        assert main(['doctor', *args]) == 2
+        out, err = capsys.readouterr()
+        assert not out and err.count('ftcook: ') == len(args)
+    assert main(['doctor']) in (0, 1) and 'environment' in capsys.readouterr().out
 
 # Findings
 
@@ -146,7 +166,7 @@ print(len(found), 'torch' in sys.modules, time.perf_counter() - start)"""
     n, torch, seconds = said.split()
     assert n == '0' and torch == 'False' and float(seconds) < 2
 
-rooms = ('errors', 'training', 'inputs', 'diagnose', 'callback', 'toy', 'cases', 'cases_base',
+rooms = ('errors', 'training', 'inputs', 'scripts', 'diagnose', 'callback', 'toy', 'cases', 'cases_base',
          'cases_errors', 'cases_training', 'cases_inputs')
 def modules(): return [vars(importlib.import_module(f'ftcook.doctor.{name}')) for name in rooms]
 
@@ -164,7 +184,7 @@ def test_checks_are_private_and_all_in_use():
         assert not [name for name in names['__all__'] if name.startswith('check')]
 
 def test_the_face_shows_every_room():
-    for names in modules()[:4]:
+    for names in modules()[:5]:
         assert not [name for name in names['__all__'] if getattr(doctor, name) is not names[name]]
     assert not isinstance(doctor.diagnose, ModuleType) and doctor.Rows is Rows
     with pytest.raises(AttributeError, match='Doctor'): _ = doctor.Doctor

@@ -133,7 +133,7 @@ def test_the_phase_is_read_from_the_traceback_of_a_log(tmp_path):
 
 def test_only_the_end_of_a_long_log_is_read(tmp_path):
     (tmp_path/'a.log').write_text('No space left on device\n' + 'x\n'*1000)
-    assert diagnose_log(tmp_path/'a.log', last=500).codes == [] and diagnose_log(tmp_path/'a.log').codes == ['disk_full']
+    assert diagnose_log(tmp_path/'a.log', last=500).codes == ['cut_off'] and diagnose_log(tmp_path/'a.log').codes == ['disk_full']
 
 # Machines
 

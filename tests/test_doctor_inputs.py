@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from ftcook.doctor import (Finding, Rule, diagnose, diagnose_answers, diagnose_data, diagnose_history, diagnose_prompt,
     diagnose_script, parameters, read_script, renamed, script_checks)
-from ftcook.doctor.inputs import _called
+from ftcook.doctor.scripts import _called
 
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +77,27 @@ def test_a_check_of_ones_own(tmp_path):
         if not any('seed' in c[2] for c in script.calls): yield Finding(rule, 'certain', 'no seed=')
     path = write(tmp_path/'a.py', 'SFTConfig()')
     assert diagnose(path, checks=(*script_checks, check_seed)).codes == ['no_seed'] and diagnose(path).codes == []
+
+def cut(path): return [f.evidence for f in diagnose(path) if f.code == 'cut_off']
+
+def test_what_was_not_looked_at_is_said(tmp_path):
+    assert cut(write(tmp_path/'a.py', 'SFTConfig(bad=1)\n'*60)) == ['the first 50 findings of the check arguments are listed']
+    assert len(diagnose(tmp_path/'a.py')) == 51
+    assert cut(write(tmp_path/'a.py', 'f()\n'*2001)) == ['the first 2,000 calls were looked at, up to line 2000']
+    many = ', '.join(f'a{i}=1' for i in range(201))
+    assert cut(write(tmp_path/'a.py', f'f({many})')) == ['line 1: the first 200 arguments of the call were looked at']
+    assert cut(write(tmp_path/'a.py', f'f({many.partition(", ")[2]})\n' + 'f()\n'*1999)) == []
+
+def test_data_sets_share_the_limits(tmp_path, monkeypatch):
+    from ftcook.limits import Limits
+    rows = [json.dumps(talk(f'Question {i}?', f'Answer {i}')) + '\n' for i in range(10)]
+    def looked_at(n, **limits):
+        monkeypatch.setattr('ftcook.doctor.inputs.limits', lambda: Limits(**limits))
+        files = [write(tmp_path/f'{i}.jsonl', ''.join(rows[5*i:5*i+5])) for i in range(n)]
+        return [f.evidence for f in diagnose(*files) if f.code == 'cut_off']
+    assert looked_at(2) == looked_at(1, rows=5) == looked_at(1, data=5*len(rows[0])) == []
+    assert looked_at(1, rows=4) == [f'the lines before 5 were looked at, {4*len(rows[0])} of {5*len(rows[0])} bytes']
+    assert len(looked_at(2, rows=8)) == 2 and len(looked_at(1, data=4*len(rows[0]))) == 1 and len(looked_at(1, memory=999)) == 1
 
 # Data
 

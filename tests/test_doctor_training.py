@@ -149,3 +149,17 @@ def test_what_is_made_here_is_used_and_nothing_is_named_twice():
     assert len(set(names)) == len(names) and set(names) == set(thresholds)
     assert {f'tests: {name}' for name in made_here} == {t.case for t in thresholds.values() if t.case.startswith('tests: ')}
     with pytest.raises(AttributeError, match='no_such'): _ = thresholds.no_such
+
+# A checkpoint that was not written to its end
+
+@pytest.mark.parametrize('files', [['README.md'], ['README.md', 'adapter_config.json'], ['adapter_config.json', 'optimizer.pt']])
+def test_a_checkpoint_that_was_begun(tmp_path, files):
+    "The state of the trainer is written last; without it a run cannot go on from there."
+    for step,names in ((2, ['trainer_state.json']), (4, files)):
+        for name in names:
+            (tmp_path/f'checkpoint-{step}').mkdir(exist_ok=True)
+            (tmp_path/f'checkpoint-{step}'/name).write_text('{}')
+    found = diagnose(tmp_path)
+    assert found.codes == ['unreadable'] and 'cut off' in found[0].cause
+    assert found[0].evidence.startswith('checkpoint-4: incomplete')
+    assert diagnose(tmp_path/'checkpoint-4').first == 'unreadable' and diagnose(tmp_path/'checkpoint-2').codes == []

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import msgspec
 from fastcore.basics import patch
+from ..limits import markdown_safe, printable
 from ..runtime import table
 
 # %% ../../nbs/01a_data_check.ipynb #01-012
@@ -469,17 +470,15 @@ def __str__(self:Report):
         out += [f'{n:>9,}  {code:<19} line {self.lines(code)}: {self.examples[code][0].message}', f'{"":32}{remedies[code]}']
     if not self.counts: out.append('no problems')
     if self.clean: out += [f'good rows: {self.clean}', f'bad rows, with reasons: {self.rejects}']
-    return '\n'.join(out)
-
-def _markdown_safe(text): return re.sub(r'([\\|<>`*_$\[\]])', r'\\\1', text)
+    return printable('\n'.join(out))
 
 @patch
 def _repr_markdown_(self:Report):
     found = [('count', 'problem', 'lines', 'the first one', 'what to do')]
     for code,n in self.counts.most_common():
         first = self.examples[code][0].message
-        found.append((f'{n:,}', code, self.lines(code), _markdown_safe(first), _markdown_safe(remedies[code])))
-    return f'{_markdown_safe(self.headline())}\n\n' + (table(found) if self.counts else 'no problems')
+        found.append((f'{n:,}', code, self.lines(code), markdown_safe(first), markdown_safe(remedies[code])))
+    return f'{markdown_safe(self.headline())}\n\n' + (table(found) if self.counts else 'no problems')
 
 # %% ../../nbs/01a_data_check.ipynb #01a-a13
 @patch

@@ -8,8 +8,9 @@ Docs: https://ftcook.github.io/ftcook/loss_mask.html.md"""
 __all__ = ['dry_trainer', 'LossMask', 'show_loss_mask', 'LossMaskError', 'check_loss_mask']
 
 # %% ../../nbs/01g_loss_mask.ipynb #01f-h51
-import html, os, tempfile
+import os, tempfile
 from typing import TYPE_CHECKING
+from ..limits import html_safe
 if TYPE_CHECKING: from trl import SFTTrainer
 
 # %% ../../nbs/01g_loss_mask.ipynb #01-227
@@ -55,7 +56,7 @@ class LossMask:
         def piece(text, kind):
             if kind == 'padding': return '·'
             tag = 'u' if kind == 'loss' else 'i'
-            return f'<{tag}>' + html.escape(text).replace('\n', '⏎<br>') + f'</{tag}>'
+            return f'<{tag}>' + html_safe(text).replace('\n', '⏎<br>') + f'</{tag}>'
         rows = ''.join('<div>' + ''.join(piece(*o) for o in row) + '</div>' for row in self.rows)
         legend = '<p><u>underlined</u> counts in the loss, <i>plain</i> is context, · is padding</p>'
         return f'<style>{_mask_style}</style><div class="loss-mask">{rows}{legend}</div>'

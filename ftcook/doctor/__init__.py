@@ -2,6 +2,7 @@
 from .errors import * # noqa: F403
 from .training import * # noqa: F403
 from .inputs import * # noqa: F403
+from .scripts import * # noqa: F403
 from .diagnose import * # noqa: F403
 
 def __getattr__(name): # the callback needs transformers, whose import takes seconds

@@ -12,7 +12,8 @@ from . import cases_errors, cases_inputs, cases_training
 from .callback import watched
 from .cases_base import examine_case
 from .errors import diagnose_changed, diagnose_exception, diagnose_log
-from .inputs import diagnose_answers, diagnose_data, diagnose_prompt, diagnose_script
+from .inputs import diagnose_answers, diagnose_data, diagnose_prompt
+from .scripts import diagnose_script
 from .training import diagnose_run, diagnose_trainer
 
 # %% ../../nbs/doctor_cases.ipynb #cases-h43

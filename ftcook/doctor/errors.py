@@ -10,12 +10,13 @@ __all__ = ['confidences', 'rules', 'Threshold', 'thresholds', 'Message', 'Fix', 
            'is_oom', 'train_within', 'Facts', 'environment_facts', 'diagnose_environment', 'diagnose_changed']
 
 # %% ../../nbs/13a_errors.ipynb #13a-h07
-import functools, html, importlib.metadata, importlib.util, os, re, reprlib, shutil, sys, tomllib, traceback
+import functools, importlib.metadata, importlib.util, itertools, os, re, reprlib, shutil, sys, tomllib, traceback
 from collections import namedtuple
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
+from ..limits import html_safe, limits, printable
 
 # %% ../../nbs/13a_errors.ipynb #11-015
 confidences = ('certain', 'likely', 'possible')
@@ -33,6 +34,8 @@ def _asset(name): return tomllib.loads((files('ftcook')/'assets'/name).read_text
 rules = MappingProxyType({code: Rule(code, **texts) for code,texts in _asset('rules.toml').items()}) # by their codes
 
 # %% ../../nbs/13a_errors.ipynb #11-016
+def _clipped(text, most=1000): return text if len(text) <= most else f'{text[:most]}…'
+
 @dataclass(frozen=True)
 class Finding:
     "One thing that is wrong, how sure that is, and what to do about it."
@@ -50,9 +53,8 @@ class Finding:
         rule = self.code if isinstance(self.code, Rule) else rules.get(self.code)
         if rule is None and not (self.title and self.cause and self.fix):
             raise ValueError(f'code={self.code!r} is no rule of rules.toml: pass a Rule of your own in its place')
-        if rule is None: return
-        texts = {name: getattr(self, name) or getattr(rule, name) for name in ('title', 'cause', 'fix')}
-        for name,value in dict(texts, code=rule.code).items(): object.__setattr__(self, name, value)
+        texts = {name: _clipped(getattr(self, name) or getattr(rule, name, '')) for name in ('title', 'evidence', 'cause', 'fix')}
+        for name,value in dict(texts, code=getattr(rule, 'code', self.code)).items(): object.__setattr__(self, name, value)
 
     def __hash__(self): return hash((self.code, self.evidence, self.place))
     @property
@@ -83,14 +85,14 @@ class Diagnosis(list):
     def to_dict(self):
         "For JSON."
         return dict(subject=self.subject, findings=[f.to_dict() for f in self])
-    def __str__(self): return '\n'.join([self.headline(), *map(str, self)])
+    def __str__(self): return printable('\n'.join([self.headline(), *map(str, self)]))
     __repr__ = __str__
 
     def _repr_html_(self):
         def row(tag, values):
             cell = f'<{tag} style="text-align:left; vertical-align:top">'
-            return '<tr>' + ''.join(f'{cell}{html.escape(str(v))}</{tag}>' for v in values) + '</tr>'
-        head = f'<p>{html.escape(self.headline())}</p>'
+            return '<tr>' + ''.join(f'{cell}{html_safe(v)}</{tag}>' for v in values) + '</tr>'
+        head = f'<p>{html_safe(self.headline())}</p>'
         if not self: return head
         body = ''.join(row('td', (f.confidence, f.title, f.place, f.evidence, f.fix)) for f in self)
         return f"{head}<table>{row('th', ('confidence', 'finding', 'where', 'evidence', 'fix'))}{body}</table>"
@@ -102,12 +104,14 @@ def examine(
     subject:str='', # name for the report
 )->Diagnosis:
     "Run every check; one that fails becomes a finding itself."
-    found = []
+    found, most = [], limits().findings
     for f in checks:
-        try: found += f(facts) or ()
-        except Exception as e:
-            said = f"{f.__name__.removeprefix('_check_')}: {type(e).__name__}: {reprlib.repr(str(e))}"
-            found.append(Finding('check_failed', 'possible', said))
+        name = f.__name__.removeprefix('_check_')
+        try: new = list(itertools.islice(f(facts) or (), most + 1))
+        except Exception as e: new = [Finding('check_failed', 'possible', f'{name}: {type(e).__name__}: {reprlib.repr(str(e))}')]
+        found += new[:most]
+        if len(new) <= most: continue
+        found.append(Finding('cut_off', 'certain', f'the first {most} findings of the check {name} are listed'))
     return Diagnosis(found, subject)
 
 # %% ../../nbs/13a_errors.ipynb #13a-h10
@@ -149,14 +153,14 @@ def _frames(error):
            and f'{os.sep}site-packages{os.sep}' not in f.filename and not f.filename.startswith(library)]
     return {f.name for f in traceback.extract_tb(error.__traceback__)}, own[-1] if own else None
 
-def _recognise(text, messages, names=frozenset(), where=None):
-    "A finding for each rule that a message in `text` points to."
+def _recognise(text, messages, called=frozenset, where=None):
+    "A finding for each rule that a message in `text` points to; `called` gives the functions in its traceback."
     seen = set()
     for m in messages:
         if m.code in seen or not (found := m.pattern.search(text)): continue
         seen.add(m.code)
         code = m.code
-        if code == 'oom_training': code = next((c for c,names_of in _phases.items() if names & names_of), code)
+        if code == 'oom_training': code = next((c for c,names in _phases.items() if names & called()), code)
         line = text[text.rfind('\n', 0, found.start()) + 1:].strip().partition('\n')[0]
         yield Finding(code, m.confidence, line[:300], where or {})
 
@@ -171,24 +175,34 @@ def diagnose_exception(
         names, own = _frames(e)
         where = {}
         if own: where = dict(file='notebook' if 'ipykernel_' in own.filename else os.path.basename(own.filename), line=own.lineno)
-        found += _recognise(f'{type(e).__name__}: {e}'[:20_000], messages or known_messages(), names, where)
+        said = f'{type(e).__name__}: {e}'[:20_000]
+        found += _recognise(said, messages or known_messages(), functools.partial(set, names), where)
     return Diagnosis(found, type(error).__name__)
 
 # %% ../../nbs/13a_errors.ipynb #13a-h15
+def _called_before(lines, i):
+    "The functions that a traceback names in the sixty lines before line `i`."
+    return {name for line in lines[max(0, i-60):i] for name in re.findall(r', in (\w{1,100})$', line[-200:])}
+
 def diagnose_log(
     path:str|Path, # what a run printed
-    last:int=2**20, # bytes to read from the end
+    last:int|None=None, # bytes to read from the end; by default those of `limits`
 )->Diagnosis:
     "Recognise messages in the output of a run."
-    path, found = Path(path), {}
+    path, found, seen = Path(path), {}, set()
+    size = path.stat().st_size
+    start = max(0, size - (last or limits().log))
     with path.open('rb') as f:
-        f.seek(max(0, path.stat().st_size - last))
-        lines = f.read(last).decode(errors='replace').splitlines()
+        f.seek(start)
+        lines = f.read(size - start).decode(errors='replace').splitlines()
     for i,line in enumerate(lines, 1):
-        if line[:1].isspace() or len(line) > 4000: continue
-        names = {n for o in lines[max(0, i-60):i] for n in re.findall(r', in (\w+)$', o)}
-        for o in _recognise(line, known_messages(), names, dict(file=path.name, line=i)): found.setdefault(o.code, o)
-    return Diagnosis(found.values(), path.name)
+        if line[:1].isspace() or line in seen: continue
+        seen.add(line)
+        called, where = functools.partial(_called_before, lines, i), dict(file=path.name, line=i)
+        for at in range(0, len(line), 1500): # in pieces that overlap
+            for o in _recognise(line[at:at+1800], known_messages(), called, where): found.setdefault(o.code, o)
+    said = f'the last {size - start:,} of {size:,} bytes were looked at; lines are counted from there'
+    return Diagnosis([*found.values(), *([Finding('cut_off', 'certain', said)] if start else ())], path.name)
 
 # %% ../../nbs/13a_errors.ipynb #11-036
 Fix = namedtuple('Fix', 'name change price')

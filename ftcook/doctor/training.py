@@ -9,16 +9,22 @@ __all__ = ['curve_checks', 'preference_checks', 'run_checks', 'trainer_checks', 
            'read_run', 'diagnose_run', 'Setup', 'diagnose_trainer']
 
 # %% ../../nbs/13b_not_learning.ipynb #13b-h06
-import functools, itertools, json, math, statistics, zipfile
+import functools, itertools, math, statistics, zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from .errors import Diagnosis, Finding, examine, thresholds
+from ..limits import CutOffError, json_memory, limits, read_json
 
 # %% ../../nbs/13b_not_learning.ipynb #11-054
+def _number(value):
+    "A float; what is too large for the 32 bits of a loss is infinite."
+    if abs(value) > 3.4e38: return math.inf if value > 0 else -math.inf
+    return float(value)
+
 def _points(history, key):
     "(step, value) of every entry that has a number under `key`."
     entries = (e for e in history if isinstance(e, dict) and isinstance(e.get('step'), int))
-    return [(e['step'], float(e[key])) for e in entries if isinstance(e.get(key), (int, float))]
+    return [(e['step'], _number(e[key])) for e in entries if isinstance(e.get(key), (int, float))]
 
 def _finite(history, key='loss'): return [(s, v) for s,v in _points(history, key) if math.isfinite(v)]
 def _values(history, key='loss'): return [v for _,v in _finite(history, key)]
@@ -104,7 +110,7 @@ def _check_jumps(history):
         said = f'from one log entry to the next the loss changes by {size:.2g}, at a level of {level:.2g}, up and down'
         yield Finding('erratic', 'likely', said, dict(step=points[-1][0]))
     elif 0 < len(found) <= max(2, thresholds.spike_share*len(points)) and not _rise(history):
-        step, value, usual = max(found, key=lambda o: o[1]/o[2])
+        step, value, usual = max(found, key=lambda o: o[1]/max(o[2], 1e-9))
         yield Finding('spike', 'likely', f'{value:.3g} at step {step}, {usual:.3g} around it', dict(step=step))
 
 # %% ../../nbs/13b_not_learning.ipynb #11-064
@@ -157,7 +163,7 @@ def _check_reference(history):
     yield Finding('dpo_reference', 'certain', said, dict(step=step))
 
 def _check_chosen_falls(history):
-    logps, margins = _points(history, 'logps/chosen'), _values(history, 'rewards/margins')
+    logps, margins = _finite(history, 'logps/chosen'), _values(history, 'rewards/margins')
     if len(logps) < 4: return
     first, end = logps[0][1], statistics.fmean(v for _,v in logps[-2:])
     if end >= first - max(thresholds.collapse_nats, thresholds.collapse_share*abs(first)): return
@@ -166,7 +172,7 @@ def _check_chosen_falls(history):
     yield Finding('dpo_collapse', 'certain', said, dict(step=logps[-1][0]))
 
 def _check_margins(history):
-    margins, held_out = (_points(history, key) for key in ('rewards/margins', 'eval_rewards/margins'))
+    margins, held_out = (_finite(history, key) for key in ('rewards/margins', 'eval_rewards/margins'))
     values = [v for _,v in margins]
     if held_out and held_out[-1][1] < thresholds.margin:
         step, margin = held_out[-1]
@@ -188,30 +194,33 @@ def diagnose_history(
     return examine(checks, history, subject)
 
 # %% ../../nbs/13b_not_learning.ipynb #11-085
-def _json(path, limit=2**26):
-    "What a JSON file holds, and why it cannot be read; (None, None) if there is none."
-    try:
-        if not path.is_file(): return None, None
-        if path.stat().st_size > limit: return None, f'{path.stat().st_size:,} bytes are more than {limit:,}'
-        return json.loads(path.read_bytes()), None
-    except RecursionError: return None, 'nested too deeply'
-    except (ValueError, OSError) as e: return None, f'{type(e).__name__}: {str(e)[:120]}'
-
 _bits = dict(F32=('u4', 0x7f800000), F16=('u2', 0x7c00), BF16=('u2', 0x7f80)) # their width, and the bits of the exponent
 
-def _tensors(path, limit=2**31):
-    "(name, shape, share that is not finite, all zero?) of each tensor in a safetensors file."
+def _numbers(f, start, size, kind, exponent):
+    "The share of numbers that are not finite, and whether all are zero, of a stretch of an open file, piece by piece."
     import numpy as np
-    from safetensors import deserialize, safe_open
-    with safe_open(path, 'np') as f: shapes = {k: f.get_slice(k).get_shape() for k in f.keys()}
-    if path.stat().st_size > limit: return [(k, shape, None, None) for k,shape in shapes.items()]
-    out = []
-    for name,t in deserialize(path.read_bytes()):
-        if t['dtype'] not in _bits: continue
-        kind, exponent = _bits[t['dtype']]
-        bits = np.frombuffer(t['data'], '<' + kind)
-        broken = float(((bits & exponent) == exponent).mean()) if bits.size else 0.
-        out.append((name, t['shape'], broken, not (bits << 1).any()))
+    broken, zero, n = 0, True, size//int(kind[1])
+    f.seek(start)
+    while size > 0 and (piece := f.read(min(size, 2**24))):
+        bits = np.frombuffer(piece, '<' + kind)
+        broken += int(((bits & exponent) == exponent).sum())
+        zero, size = zero and not (bits << 1).any(), size - len(piece)
+    return broken/n if n else 0., zero
+
+def _tensors(path, read=True):
+    "(name, shape, share that is not finite, all zero?) of each tensor in a file; None for numbers that are not read."
+    import msgspec
+    from safetensors import safe_open
+    with path.open('rb') as f:
+        n = int.from_bytes(f.read(8), 'little')
+        if limits().header < n < path.stat().st_size: raise CutOffError(path, f'a list of tensors of {n:,} bytes')
+        with safe_open(path, 'np'): pass # an error if it is not whole
+        header = {k: o for k,o in msgspec.json.decode(f.read(n)).items() if k != '__metadata__'}
+        out = []
+        for name,o in header.items():
+            (start, end), known = o['data_offsets'], _bits.get(o['dtype'])
+            figures = _numbers(f, 8 + n + start, end - start, *known) if read and known else (None, None)
+            if known or not read: out.append((name, o['shape'], *figures))
     return out
 
 # %% ../../nbs/13b_not_learning.ipynb #11-086
@@ -226,7 +235,11 @@ class RunFolder:
     tokenizer: dict=field(default_factory=dict) # tokenizer_config.json and the chat template
     ids: int=0 # ids that the tokenizer can give
     unreadable: dict=field(default_factory=dict) # file -> why
+    cut: list=field(default_factory=list) # what was not looked at, because there is too much of it
     seen: int=0 # files that were read
+
+    def note(self, path, why): self.unreadable[path.name if path == self.folder else str(path.relative_to(self.folder))] = why
+    def said(self, error): return str(error).replace(f'{self.folder}/', '')
 
 # %% ../../nbs/13b_not_learning.ipynb #11-087
 def _checkpoints(folder):
@@ -242,47 +255,74 @@ def _largest_id(vocabulary):
     if isinstance(added, list): ids += [t.get('id') for t in added if isinstance(t, dict)]
     return max((i for i in ids if isinstance(i, int)), default=-1)
 
+# %% ../../nbs/13b_not_learning.ipynb #13b-l01
+class _JSONFiles:
+    "The JSON files of a run; together their values may take as much memory as the limits say."
+    def __init__(self, run, places):
+        self.run, self.places, self.left = run, places, limits().memory
+
+    def read(self, path):
+        "What a file holds; None where there is none, or where it cannot be read, which is noted."
+        try:
+            if not path.is_file(): return None
+            self.run.seen += 1
+            value = read_json(path, self.left)
+            self.left -= json_memory(path.read_bytes())
+            return value
+        except CutOffError as e: self.run.cut.append(f'{path.relative_to(self.run.folder)}: {e.why}')
+        except (ValueError, OSError) as e: self.run.note(path, self.run.said(e))
+
+    def first(self, name):
+        "The dict in the first of the places that has one in a file of that name."
+        for place in self.places:
+            value = self.read(place/name)
+            if isinstance(value, dict): return value
+            if value is not None: self.run.note(place/name, f'holds a {type(value).__name__}, not a dict')
+        return {}
+
+# %% ../../nbs/13b_not_learning.ipynb #13b-l02
 def read_run(
     folder:str|Path, # output_dir of a run, or a checkpoint
 )->RunFolder:
     "Read a run folder; whatever cannot be read is noted."
-    folder = Path(folder)
+    folder, most = Path(folder), limits().entries
     run, checkpoints = RunFolder(folder), _checkpoints(folder)
-    def note(path, why): run.unreadable[str(path.relative_to(folder))] = why
-    def first(name):
-        for place in (folder, *checkpoints[:3]):
-            value, why = _json(place/name)
-            if why: note(place/name, why)
-            if value is None: continue
-            run.seen += 1
-            if isinstance(value, dict): return value
-            note(place/name, f'holds a {type(value).__name__}, not a dict')
-        return {}
-    history = first('trainer_state.json').get('log_history')
-    run.history = [e for e in history if isinstance(e, dict)] if isinstance(history, list) else []
-    run.config, run.model, run.tokenizer = (first(f'{name}config.json') for name in ('adapter_', '', 'tokenizer_'))
-    run.ids = _largest_id(first('tokenizer.json')) + 1
-    for place in (folder, *checkpoints[:1]): _read_binaries(run, place, note)
+    files = _JSONFiles(run, (folder, *checkpoints[:3]))
+    history = files.first('trainer_state.json').get('log_history')
+    entries = [e for e in history if isinstance(e, dict)] if isinstance(history, list) else []
+    run.history = entries[:most]
+    if len(entries) > most: run.cut.append(f'the first {most:,} of {len(entries):,} entries of the history were looked at')
+    run.config, run.model, run.tokenizer = (files.first(f'{name}config.json') for name in ('adapter_', '', 'tokenizer_'))
+    run.ids = _largest_id(files.first('tokenizer.json')) + 1
+    for place in (folder, *checkpoints[:1]):
+        _read_binaries(run, place)
+        started = place.name.startswith('checkpoint-') and not (place/'trainer_state.json').exists()
+        if started: run.note(place, 'incomplete: no trainer_state.json, which is written last')
     return run
 
 # %% ../../nbs/13b_not_learning.ipynb #11-088
-def _read_binary(run, path, note):
-    if not path.stat().st_size: note(path, 'is empty')
-    elif path.name == 'chat_template.jinja' and path.stat().st_size < 2**20:
+def _read_binary(run, path):
+    size = path.stat().st_size
+    if not size: run.note(path, 'is empty')
+    elif path.name == 'chat_template.jinja' and size < 2**20:
         run.tokenizer.setdefault('chat_template', path.read_text(errors='replace'))
-    elif path.name == 'adapter_model.safetensors' and not run.tensors: run.tensors = _tensors(path)
-    elif path.suffix == '.safetensors': _tensors(path, 0)
+    elif path.name == 'adapter_model.safetensors' and not run.tensors:
+        run.tensors = _tensors(path, size <= limits().tensors)
+        if size <= limits().tensors: return
+        run.cut.append(f'{path.name}: of {size:,} bytes the shapes of the tensors were looked at, and no numbers')
+    elif path.suffix == '.safetensors': _tensors(path, False)
     elif path.suffix in ('.pt', '.bin'):
         with path.open('rb') as f: zipped = f.read(2) == b'PK'
-        if zipped and not zipfile.is_zipfile(path): note(path, 'is cut off: a zip archive without its end')
+        if zipped and not zipfile.is_zipfile(path): run.note(path, 'is cut off: a zip archive without its end')
 
-def _read_binaries(run, place, note):
+def _read_binaries(run, place):
     for path in itertools.islice(sorted(itertools.islice(place.iterdir(), 1000)), 200):
         try:
             if path.suffix not in ('.safetensors', '.pt', '.bin', '.jinja') or not path.is_file(): continue
             run.seen += 1
-            _read_binary(run, path, note)
-        except Exception as e: note(path, f'{type(e).__name__}: {str(e)[:120]}')
+            _read_binary(run, path)
+        except CutOffError as e: run.cut.append(f'{path.name}: {e.why}')
+        except Exception as e: run.note(path, f'{type(e).__name__}: {str(e)[:120]}')
 
 # %% ../../nbs/13b_not_learning.ipynb #11-090
 _cut_off = 'empty', 'cut off', 'incomplete', 'not fully covered' # what readers say of a file that was not written to its end
@@ -292,6 +332,7 @@ def _check_readable(run):
         cause = 'It was cut off, most likely because the disk was full or the process was killed while it was written.'
         full = any(words in why.lower() for words in _cut_off)
         yield Finding('unreadable', 'certain', f'{name}: {why}', dict(file=name), cause=cause if full else '')
+    for said in run.cut: yield Finding('cut_off', 'certain', said)
     if not run.seen: yield Finding('not_a_run', 'certain', f'{run.folder.name} holds none of the files that a run leaves')
 
 def _check_history(run): return diagnose_history(run.history)
@@ -315,7 +356,7 @@ def _check_pickles(run):
 # %% ../../nbs/13b_not_learning.ipynb #11-091
 def _check_embedding(run):
     tables = [shape for name,shape,*_ in run.tensors if 'embed_tokens' in name and name.endswith('weight') and 'lora' not in name]
-    rows = tables[0][0] if tables else run.model.get('vocab_size')
+    rows = tables[0][0] if tables and tables[0] else run.model.get('vocab_size')
     if not run.ids or not isinstance(rows, int) or run.ids <= rows: return
     yield Finding('embedding_mismatch', 'certain', f'the tokenizer gives ids up to {run.ids - 1}, the embedding has {rows} rows')
 
