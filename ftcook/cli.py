@@ -15,7 +15,7 @@ from pathlib import Path
 from fastcore.xtras import atomic_save
 from . import __version__
 from .bench import device_name, merge_rows, version_text
-from .runtime import SettingsError, find_part, load_settings, metrics_file, quiet, repository
+from .runtime import SettingsError, find_model, find_part, load_settings, metrics_file, no_telemetry, quiet, repository
 
 # %% ../nbs/command_line.ipynb #command-007
 def lesson_notebooks(
@@ -322,8 +322,11 @@ def main(
 )->int: # exit code
     "Entry point of the `ftcook` command."
     args = _parser().parse_args(argv)
-    if args.heavy: quiet()
-    try: return args.run(args) or 0
+    no_telemetry()
+    try:
+        if 'model' in args: find_model(args.model)  # a name that leads nowhere is known before the libraries have loaded
+        if args.heavy: quiet()
+        return args.run(args) or 0
     except BrokenPipeError: return 1
     except (OSError, SettingsError, ValueError) as e:
         print(f'ftcook: {e}', file=sys.stderr)
