@@ -15,7 +15,7 @@ JOBS ?= 2
 PARALLEL = $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help pairs locked lock course gates check test lesson lab site seeds readme gpu-test clean
+.PHONY: help pairs locked lock licences course gates check test lesson lab site seeds readme gpu-test clean
 
 help:
 	@echo "make course      run every lesson, headlessly, on this machine's CPU"
@@ -27,6 +27,7 @@ help:
 	@echo "make site        the website, in _site/"
 	@echo "make locked      an environment whose files are checked against requirements.lock"
 	@echo "make lock        write requirements.lock again, after a change of constraints.txt"
+	@echo "make licences    write THIRD_PARTY.md again"
 	@echo "make pairs       fetch the real preference pairs of lesson 06"
 	@echo "make seeds       train lesson 04's model with two seeds and keep the scores"
 	@echo "make gpu-test    run the lessons on a GPU"
@@ -61,6 +62,9 @@ lock:
 	 uv pip compile pyproject.toml $(addprefix --extra ,data eval lab pairs site test) -c constraints.txt $(UV) && \
 	 echo '$(MODEL)' | uv pip compile - --no-deps $(UV)) > requirements.lock.partial
 	mv requirements.lock.partial requirements.lock
+
+licences: $(VENV)/ready
+	$(BIN)/python .ci/licences.py
 
 course: $(VENV)/ready
 	$(BIN)/ftcook course --profile cpu

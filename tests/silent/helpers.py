@@ -3,22 +3,20 @@
 Before each, the switches go back to what the libraries have by default: a helper must be silent by itself."""
 import os, sys, tempfile, warnings
 from pathlib import Path
-import datasets, huggingface_hub.constants, torch, transformers
-from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback
+import datasets, huggingface_hub.constants
+from huggingface_hub.utils import _telemetry
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
 from ftcook import data, runtime
 from ftcook.dpo import dpo_config, dpo_trainer
 from ftcook.doctor import diagnose, toy
 from ftcook.evaluation import harness, harness_tasks, run_harness
 from ftcook.inference import load_adapter, merge_adapter, save_for_serving
 from ftcook.lora import lora_config
-from ftcook.memory import measure_run
 from ftcook.methods import grpo_trainer
 from ftcook.quantization import load_model
 from ftcook.runs import Run, step_trainer
 from ftcook.sft import generate_batch, sft_config, sft_trainer, train_task
-from ftcook.tasks import exact_reward
 from ftcook.tasks.flights import flight_requests
 
 root, folder = Path(__file__).parents[2], Path(sys.argv[1])
@@ -88,7 +86,6 @@ if __name__ == '__main__':
     for name,call in pieces():
         defaults()
         call()
-        from huggingface_hub.utils import _telemetry
         _telemetry._TELEMETRY_QUEUE.join()
         print(f'{name}: {len(attempts()) - seen} attempts', flush=True)
         seen = len(attempts())
