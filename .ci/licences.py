@@ -1,4 +1,4 @@
-"""THIRD_PARTY.md: what the course is built on and under which licences, from what is installed here. `make licences` writes it."""
+"""THIRD_PARTY.md: what the course is built on and under which licences, from what is installed. `make licences` writes it."""
 import importlib.metadata, re, tomllib
 from pathlib import Path
 
@@ -15,7 +15,8 @@ def plain(name): return re.sub(r'[-_.]+', '-', name).lower()
 
 def licence(about):
     "The licence that a package states: an SPDX expression, else classifiers, else free text."
-    stated = [c.split(' :: ')[-1] for c in about.get_all('Classifier') or [] if c.startswith('License :: ') and c.count(' :: ') > 1]
+    classifiers = [c.split(' :: ') for c in about.get_all('Classifier') or []]
+    stated = [c[-1] for c in classifiers if c[0] == 'License' and len(c) > 2]
     text = (about.get('License') or '').strip().splitlines()[:1]
     return about.get('License-Expression') or ' and '.join(stated) or ''.join(text)
 
@@ -44,8 +45,9 @@ def page():
     return '\n'.join(['# What ftcook is built on', '',
         'Made by `make licences` from what the packages state themselves. ftcook contains none of them; pip installs them.', '',
         '| package | licence | asked for by |', '|---|---|---|', *lines(rows), '',
-        f"Only on machines with an NVIDIA GPU, and not in this list: {', '.join(absent)} (BSD-2-Clause and BSD-3-Clause), and the",
-        "CUDA libraries that the public wheels of torch bring on Linux, under NVIDIA's own licence. The CPU's wheels bring none.", '',
+        f"Only with an NVIDIA GPU, and not in this list: {', '.join(absent)} (BSD-2-Clause and BSD-3-Clause), and the CUDA",
+        "libraries that the public wheels of torch bring on Linux, under NVIDIA's own licence. The wheels for a CPU bring none.",
+        '',
         '## Model and data', '', '| what | licence | where |', '|---|---|---|', *lines(more), '',
         '## Not permissive', '',
         'Of all that is installed, also indirectly. Each is used unchanged and comes from its own package:', '',

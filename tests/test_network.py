@@ -2,7 +2,7 @@
 
 `tests/silent/sitecustomize.py` notes each attempt of a process and of its children; what runs here runs without a network.
 The lessons run with the same hook in test_lessons.py."""
-import ast, json, os, pty, re, subprocess, sys, time
+import ast, json, os, pty, re, shutil, subprocess, sys, time
 from pathlib import Path
 import pytest
 import house
@@ -10,7 +10,7 @@ from conftest import attempts, root, watched
 
 silent = Path(__file__).parent/'silent'
 alone = ['unshare', '-n', 'sh', '-c', 'ip link set lo up && exec "$@"', 'sh']
-can_unshare = subprocess.run([*alone, 'true'], capture_output=True).returncode == 0 if Path('/usr/bin/unshare').exists() else False
+can_unshare = bool(shutil.which('unshare')) and subprocess.run([*alone, 'true'], capture_output=True).returncode == 0
 
 def cut_off(command, log, cwd=root, around=(), **env):
     "Run a command where there is no network: in a namespace of its own, or, where that is not allowed, with a hook that refuses."
@@ -23,10 +23,11 @@ def log(tmp_path): return tmp_path/'attempts'
 
 # The hook sees what it should
 
+lookup = 'import socket; socket.getaddrinfo("example.org", 80)'
 plants = dict(name="import urllib.request; urllib.request.urlopen('https://example.org', timeout=1)",
     address="import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)",
     packet="import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 9))",
-    child=f"import subprocess; subprocess.run([{sys.executable!r}, '-c', 'import socket; socket.getaddrinfo(\"example.org\", 80)'])",
+    child=f"import subprocess; subprocess.run([{sys.executable!r}, '-c', {lookup!r}])",
     telemetry="from huggingface_hub.utils import _telemetry as t; t.send_telemetry('trl/x'); t._TELEMETRY_QUEUE.join()",
     counter="from datasets.load import increase_load_count as count; count('json')")
 
@@ -40,6 +41,16 @@ server = socket.create_server(('127.0.0.1', 0))
 socket.create_connection(('localhost', server.getsockname()[1])).close()
 a, b = socket.socketpair(); a.send(b'x')'''
     assert cut_off([sys.executable, '-c', code], log).returncode == 0 and attempts(log) == []
+
+def test_an_attempt_of_a_lesson_is_seen(tmp_path, monkeypatch):
+    "The fixture `silent` of test_lessons.py asks for the same list."
+    from ftcook.cli import run_lesson
+    from test_cli import notebook
+    notebook(tmp_path/'00_loud.ipynb', f'try: exec({lookup!r})\nexcept OSError: pass')
+    for name,value in watched(tmp_path/'attempts').items(): monkeypatch.setenv(name, value)
+    monkeypatch.setenv('FTCOOK_NO_NETWORK', '1')
+    assert run_lesson(tmp_path/'00_loud.ipynb', tmp_path/'out', progress=False)['error'] is None
+    assert [o['host'] for o in attempts(tmp_path/'attempts')] == ['example.org']
 
 # No command, lesson or helper reports, counts or fetches anything
 
@@ -59,7 +70,8 @@ def home(tmp_path_factory):
     return folder
 
 quick = ['check rows.jsonl', 'doctor train.py', 'estimate mistral-7b']
-commands = ['check rows.jsonl --fix clean.jsonl', 'doctor', 'doctor rows.jsonl', 'gate report.json score>=0.5', 'estimate mistral-7b --gpu all', 'estimate smollm2-135m --trace',
+commands = ['check rows.jsonl --fix clean.jsonl', 'doctor', 'doctor rows.jsonl', 'gate report.json score>=0.5',
+    'estimate mistral-7b --gpu all', 'estimate smollm2-135m --trace',
     'estimate mistral-7b --method dpo', 'estimate tiny', 'estimate embedded', 'train good.yaml --dry-run',
     'train good.yaml --dry-run --measure 1', 'train good.yaml']
 of_the_repository = ['readme --check', 'site --out {folder}/site', 'course --profile cpu --out {folder}/runs 01b']
@@ -129,7 +141,8 @@ from ftcook.quantization import load_model
 from ftcook.train import dry_run, train
 name, recipe = 'somebody/something', ['model.base=somebody/something']
 entries = dict(model_path=lambda: model_path(name), model_config=lambda: model_config(name), estimate=lambda: estimate(name),
-    load_tokenizer=lambda: load_tokenizer(name), load_model=lambda: load_model(name), load_adapter=lambda: load_adapter(name, 'x'),
+    load_tokenizer=lambda: load_tokenizer(name), load_model=lambda: load_model(name),
+    load_adapter=lambda: load_adapter(name, 'x'),
     harness=lambda: harness(name), dry_run=lambda: dry_run('good.yaml', recipe), train=lambda: train('good.yaml', recipe, 'hub'))
 for entry,call in entries.items():
     start, said = time.perf_counter(), ''
@@ -198,14 +211,16 @@ def with_code(tmp_path_factory):
     "Folders of models that bring code: of their own architecture, and of a known one with another tokenizer."
     from ftcook.runtime import embedded_model
     own, known = tmp_path_factory.mktemp('own'), tmp_path_factory.mktemp('known')
-    for folder in (own, known): (folder/'code.py').write_text('open("it has run", "w")\nclass Config: pass\nModel = Tokenizer = Config\n')
+    code = 'open("it has run", "w")\nclass Config: pass\nModel = Tokenizer = Config\n'
+    for folder in (own, known): (folder/'code.py').write_text(code)
     mapped = dict(AutoConfig='code.Config', AutoModelForCausalLM='code.Model')
     (own/'config.json').write_text(json.dumps(dict(model_type='own', auto_map=mapped)))
     for name in ('tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja'):
         if (embedded_model()/name).exists(): (own/name).write_bytes((embedded_model()/name).read_bytes())
     config = json.loads((embedded_model()/'config.json').read_text())
     (known/'config.json').write_text(json.dumps(config | dict(auto_map=mapped)))
-    (known/'tokenizer_config.json').write_text(json.dumps(dict(tokenizer_class='Own', auto_map=dict(AutoTokenizer=['code.Tokenizer', None]))))
+    own_tokenizer = dict(tokenizer_class='Own', auto_map=dict(AutoTokenizer=['code.Tokenizer', None]))
+    (known/'tokenizer_config.json').write_text(json.dumps(own_tokenizer))
     return dict(own=own, known=known)
 
 def at_a_terminal(command, cwd):
@@ -245,5 +260,5 @@ def test_the_doctor_reads_such_a_folder_and_runs_nothing(with_code, home):
 
 def test_the_readme_says_it():
     text = ' '.join((root/'README.md').read_text().split())
-    for sentence in ('Nothing leaves your machine unless you ask for it.', 'A hub id without a network is answered within two seconds',
-                     'code that comes with a model never runs'): assert sentence in text
+    for sentence in ('Nothing leaves your machine unless you ask for it.', 'code that comes with a model never runs',
+                     'A hub id without a network is answered within two seconds'): assert sentence in text

@@ -1,4 +1,4 @@
-"""Each helper of the course that loads, trains, saves or asks, one after another, on a tiny random model: `python helpers.py FOLDER`.
+"""Each helper that loads, trains, saves or asks, one after another, on a tiny random model: `python helpers.py FOLDER`.
 
 Before each, the switches go back to what the libraries have by default: a helper must be silent by itself."""
 import os, sys, tempfile, warnings
@@ -36,12 +36,13 @@ def tiny():
     sizes = dict(hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1)
     return LlamaForCausalLM(LlamaConfig(**ids, **sizes))
 
-def adapted(): return get_peft_model(load_model(settings.model), LoraConfig(r=2, target_modules='all-linear', task_type='CAUSAL_LM'))
+def adapted():
+    return get_peft_model(load_model(settings.model), LoraConfig(r=2, target_modules='all-linear', task_type='CAUSAL_LM'))
 def new(): return tempfile.mkdtemp(dir=folder)
 
 def preferences():
-    question, good, bad = ([dict(role=role, content=text)] for role,text in (('user', 'a?'), ('assistant', 'b'), ('assistant', 'c')))
-    return [dict(prompt=question, chosen=good, rejected=bad)]*4
+    def says(role, text): return [dict(role=role, content=text)]
+    return [dict(prompt=says('user', 'a?'), chosen=says('assistant', 'b'), rejected=says('assistant', 'c'))]*4
 
 def reward(completions, **kwargs): return [float(len(c)) for c in completions]
 
