@@ -317,6 +317,16 @@ def _page_options(add):
     p.add_argument('--check', action='store_true', help='change nothing; fail if README.md is out of date')
 
 # %% ../nbs/command_line.ipynb #command-019
+def _named_model(args):
+    "The model of `estimate`, or the hub id in a recipe; of all else in a recipe, `load_recipe` says what is wrong."
+    if 'model' in args: return args.model
+    if 'recipe' not in args: return None
+    import yaml
+    try: base = yaml.safe_load(Path(args.recipe).read_text(encoding='utf-8'))['model']['base']
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError): base = None
+    base = [base, *(o.partition('=')[2] for o in args.set if o.startswith('model.base='))][-1]
+    return base if isinstance(base, str) and base.count('/') == 1 and base[0] not in './~' else None
+
 def main(
     argv:list|None=None, # arguments; by default those of the process
 )->int: # exit code
@@ -324,7 +334,7 @@ def main(
     args = _parser().parse_args(argv)
     no_telemetry()
     try:
-        if 'model' in args: find_model(args.model)  # a name that leads nowhere is known before the libraries have loaded
+        if model := _named_model(args): find_model(model)  # one that leads nowhere is known before the libraries have loaded
         if args.heavy: quiet()
         return args.run(args) or 0
     except BrokenPipeError: return 1

@@ -177,12 +177,15 @@ def test_a_hub_id_without_a_network_says_so_within_two_seconds(resolver, home, l
     assert [o for o in told if o[1] > 2] == []
     assert attempts(log), 'it has been asked for, so it is asked'
 
+@pytest.mark.parametrize('command', ['estimate somebody/something', 'train hub.yaml --dry-run', 'train hub.yaml',
+                                     'train good.yaml --set model.base=somebody/something'])
 @pytest.mark.parametrize('resolver', ['none', 'deaf'])
-def test_the_command_says_so_before_the_libraries_load(resolver, home, log, tmp_path):
+def test_a_command_says_so_before_the_libraries_load(command, resolver, home, log, tmp_path):
+    (home/'hub.yaml').write_text((home/'good.yaml').read_text().replace('base: tiny', 'base: somebody/something'))
     around, inside = without_answers(tmp_path) if resolver == 'deaf' else ([], [])
     def once():
         start = time.perf_counter()
-        done = cut_off([*inside, sys.executable, '-m', 'ftcook.cli', 'estimate', 'somebody/something'], log, home, around)
+        done = cut_off([*inside, sys.executable, '-m', 'ftcook.cli', *command.split()], log, home, around)
         assert done.returncode == 2 and 'the hub does not answer' in done.stderr and done.stderr.count('\n') == 1
         return time.perf_counter() - start
     assert min(once() for _ in range(3)) < 2
