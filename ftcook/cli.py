@@ -17,7 +17,8 @@ from fastcore.xtras import atomic_save
 from . import __version__
 from .bench import device_name, merge_rows, version_text
 from .limits import PrintableStream, no_limits, read_capped, read_json, read_yaml_text
-from .runtime import SettingsError, find_part, load_settings, metrics_file, quiet, repository
+from .runtime import SettingsError, find_model, find_part, load_settings, metrics_file, no_telemetry, quiet, repository
+
 
 # %% ../nbs/command_line.ipynb #command-007
 def lesson_notebooks(
@@ -332,7 +333,9 @@ def _page_options(add):
 # %% ../nbs/command_line.ipynb #command-019
 def _run(args):
     "Carry out a command; what stops it is said in a line, and what nobody foresaw with its traceback."
-    try: return args.run(args) or 0
+    try:
+        if model := _named_model(args): find_model(model)  # one that leads nowhere is known before the libraries have loaded
+        return args.run(args) or 0
     except BrokenPipeError: return 1
     except KeyboardInterrupt: said = 'interrupted'
     except (RecursionError, MemoryError) as e: said = f'{type(e).__name__}: the input is too deep or too large'
@@ -341,6 +344,16 @@ def _run(args):
     print(f'ftcook: {said}', file=sys.stderr)
     return 2
 
+def _named_model(args):
+    "The model of `estimate`, or the hub id in a recipe; of all else in a recipe, `load_recipe` says what is wrong."
+    if 'model' in args: return args.model
+    if 'recipe' not in args: return None
+    import yaml
+    try: base = yaml.safe_load(read_yaml_text(args.recipe))['model']['base']
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError): base = None
+    base = [base, *(o.partition('=')[2] for o in args.set if o.startswith('model.base='))][-1]
+    return base if isinstance(base, str) and base.count('/') == 1 and base[0] not in './~' else None
+
 def main(
     argv:list|None=None, # arguments; by default those of the process
 )->int: # exit code
@@ -348,8 +361,10 @@ def main(
     out, err = PrintableStream(sys.stdout), PrintableStream(sys.stderr)
     with redirect_stdout(out), redirect_stderr(err):
         args = _parser().parse_args(argv)
+        no_telemetry()
         out.bars = err.bars = args.bars
         return _run(args)
+
 
 # %% ../nbs/command_line.ipynb #command-024
 if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from torch.nn import functional as F
-from transformers import AutoTokenizer, PrinterCallback
+from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 from .data import check_row
 from .inference import load_adapter
-from .runtime import model_path, run_folder, table
+from .runtime import load_tokenizer, no_telemetry, run_folder, table
 from .sft import generate_batch, train_in_float32, trainer_defaults
 from .tasks import clarify, get_task, interval, is_clarification, json_object
 
@@ -155,6 +155,7 @@ def dpo_trainer(
         raise ValueError("DPO goes on from a trained adapter called 'default'; load it with load_adapter(base, folder)")
     model.set_adapter('default')
     start = {name: p.detach().clone() for name,p in model.named_parameters() if p.requires_grad}
+    no_telemetry()
     trainer = DPOTrainer(model=model, args=args, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer, **kwargs)
     train_in_float32(trainer.model, start)
     trainer.remove_callback(PrinterCallback)
@@ -182,7 +183,7 @@ def train_preferences(
 )->DPOTrainer: # after training; its `model` carries the adapter
     "Teach the SFT model to ask for what is missing: pairs, DPO, saved adapter."
     task = get_task(task)
-    tokenizer = AutoTokenizer.from_pretrained(model_path(settings.model))
+    tokenizer = load_tokenizer(settings.model)
     tuned = run_folder(settings.profile)/'adapters'/task.name
     model = model or load_adapter(settings.model, tuned, quantize=settings.quantize, dtype=settings.dtype)
     pairs = preference_pairs(model, tokenizer, settings, task)

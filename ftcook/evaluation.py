@@ -22,7 +22,7 @@ import numpy as np
 from fastcore.xtras import atomic_save
 from scipy import stats
 from .limits import CutOffError, markdown_safe, read_json
-from .runtime import model_path, table
+from .runtime import model_path, no_telemetry, table
 from .tasks import Task, get_task, interval, parse_answer
 
 # %% ../nbs/07_evaluation.ipynb #07-020
@@ -120,7 +120,9 @@ def harness(
             self._model = load_model(pretrained, quantize, dtype)
             if peft: self._model = load_adapter(self._model, peft)
     own = dict(device='cuda' if torch.cuda.is_available() else 'cpu', softmax_dtype='float32')
-    return Model(model_path(name), peft=peft and str(peft), quantize=quantize, dtype=dtype, batch_size=batch_size,
+    place = model_path(name)
+    if Path(place).is_dir(): place = str(Path(place).resolve()) # lm-eval would ask the hub about `runs/served`
+    return Model(place, peft=peft and str(peft), quantize=quantize, dtype=dtype, batch_size=batch_size,
                  **{**own, **kwargs})
 
 # %% ../nbs/07_evaluation.ipynb #07-056t
@@ -145,6 +147,7 @@ def run_harness(
     "Run lm-evaluation-harness without its log and progress bars."
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
+    no_telemetry()
     logging.getLogger('lm_eval').setLevel(logging.ERROR)
     manager = TaskManager(include_defaults=not all(isinstance(t, dict) for t in tasks))
     with redirect_stderr(io.StringIO()):

@@ -35,7 +35,9 @@ def adapter_size(
 )->AttrDict: # trainable and total weights, share of the whole, bytes of the tensors in the saved file
     "How large an adapter is, without loading the model."
     peft_config = dataclasses.replace(peft_config or lora_config(), init_lora_weights=True)
-    with torch.device('meta'): adapted = get_peft_model(AutoModelForCausalLM.from_config(model_config(model)), peft_config)
+    with torch.device('meta'):
+        bare = AutoModelForCausalLM.from_config(model_config(model), trust_remote_code=False)
+        adapted = get_peft_model(bare, peft_config)
     trainable, total = adapted.get_nb_trainable_parameters()
     saved = sum(t.numel() for t in get_peft_model_state_dict(adapted).values())
     return AttrDict(trainable=trainable, total=total, share=trainable/total, bytes=saved*getattr(torch, dtype).itemsize)

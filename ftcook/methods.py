@@ -21,7 +21,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from .lora import lora_config
 from .quantization import bits_per_weight
-from .runtime import table
+from .runtime import no_telemetry, table
 from .sft import train_in_float32, trainer_defaults
 
 # %% ../nbs/08_methods.ipynb #08-012
@@ -86,6 +86,7 @@ def grpo_trainer(
                learning_rate=settings.learning_rate/100, lr_scheduler_type='constant', logging_steps=1)
     args = GRPOConfig(**{**trainer_defaults(settings, output_dir), **own, **kwargs})
     start = {n: p.detach().clone() for n,p in model.named_parameters() if p.requires_grad}
+    no_telemetry()
     trainer = GRPOTrainer(model=model, reward_funcs=reward, args=args, train_dataset=data, processing_class=tokenizer)
     train_in_float32(trainer.model, start) # trl rounds adapters on a quantized base to bfloat16
     trainer.remove_callback(PrinterCallback)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-from .runtime import model_path
+from .runtime import load_pretrained
 
 # %% ../nbs/02_quantization.ipynb #02-021
 def quantize_blocks(
@@ -96,8 +96,9 @@ def load_model(
     "Load a causal language model, quantized or not, on the GPU if there is one."
     device = 0 if torch.cuda.is_available() else 'cpu'
     config = quantization_config(quantize, dtype)
-    model = AutoModelForCausalLM.from_pretrained(
-        model_path(name),
+    model = load_pretrained(
+        AutoModelForCausalLM,
+        name,
         quantization_config=config,
         dtype=torch_dtype(dtype),
         attn_implementation=attention,
@@ -150,7 +151,7 @@ def model_bytes(
 )->dict: # as from `stored_bytes`
     "The bytes that a model's weights would take, from its shapes alone."
     quantization_config(quantize)
-    with torch.device('meta'): model = AutoModelForCausalLM.from_config(config)
+    with torch.device('meta'): model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     head, size = model.get_output_embeddings(), torch_dtype(dtype).itemsize
     layers = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head] if quantize != 'none' else []
     linear = {id(m.weight): m.weight for m in layers}

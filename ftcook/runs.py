@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from .bench import measurement, read_rows
-from .runtime import model_config
+from .runtime import model_config, no_telemetry
 from .quantization import formats, quantization_config, torch_dtype, trainable_on_cpu
 
 # %% ../nbs/10a_runs.ipynb #10-022
@@ -220,7 +220,7 @@ def random_model(
     from transformers.quantizers import AutoHfQuantizer
     device, config = device or ('cuda' if torch.cuda.is_available() else 'cpu'), copy.deepcopy(model_config(model))
     recipe, settings = quantization_config(quantize, dtype), dict(dtype=torch_dtype(dtype), attn_implementation=attention)
-    with init_empty_weights(): out = AutoModelForCausalLM.from_config(config, **settings)
+    with init_empty_weights(): out = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **settings)
     if recipe is not None:
         out.hf_quantizer = AutoHfQuantizer.from_config(recipe, pre_quantized=False)
         out.hf_quantizer.preprocess_model(out, device_map={'': device})
@@ -320,6 +320,7 @@ def step_trainer(
     if model is None: model = base()
     words = min(4096, model.config.vocab_size)
     reference = dict(ref_model=base().requires_grad_(False)) if dpo and not run.r else {}
+    no_telemetry()
     trainer = (DPOTrainer if dpo else SFTTrainer)(model=model, args=args, processing_class=word_tokenizer(words),
         train_dataset=random_rows(run, args.max_steps, words) if rows is None else rows,
         peft_config=lora_config(r=run.r) if run.r else None, callbacks=callbacks, **reference)

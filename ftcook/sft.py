@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 from .data import to_prompt_completion
 from .lora import lora_config
 from .quantization import load_model
-from .runtime import model_path
+from .runtime import load_tokenizer, no_telemetry
 from .tasks import Score, get_task
 
 # %% ../nbs/04_sft.ipynb #04-016
@@ -97,6 +97,7 @@ def sft_trainer(
 )->SFTTrainer:
     "An `SFTTrainer` that counts only the last assistant turn of each row in the loss."
     data = Dataset.from_list([to_prompt_completion(row) for row in rows])
+    no_telemetry()
     trainer = SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer,
                          peft_config=peft_config, **kwargs)
     train_in_float32(trainer.model)
@@ -135,7 +136,7 @@ def train_task(
 )->SFTTrainer: # after training; its `model` carries the adapter
     "Train a LoRA adapter on a task's rows; goes on from the last checkpoint if there is one."
     task, output_dir, seed = get_task(task), Path(output_dir), settings.seed if seed is None else seed
-    tokenizer = AutoTokenizer.from_pretrained(model_path(settings.model))
+    tokenizer = load_tokenizer(settings.model)
     model = model or load_model(settings.model, quantize=settings.quantize, dtype=settings.dtype)
     torch.manual_seed(seed)
     kept = dict(seed=seed, report_to='tensorboard', save_strategy='steps', save_steps=50, save_total_limit=1)

@@ -19,7 +19,7 @@ from fastcore.basics import AttrDict
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, EarlyStoppingCallback, TrainerCallback, TrainerState
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig
 from .data import check_file, check_loss_mask, clusters, dry_trainer, fingerprint, join_groups, leakage, load_splits
@@ -29,7 +29,7 @@ from .limits import fenced
 from .lora import adapter_size
 from .quantization import load_model
 from .recipe import Recipe, data_file, load_recipe, lora_arguments, on_this_machine, resolved, sft_arguments
-from .runtime import libraries, machine, model_path, versions
+from .runtime import libraries, load_tokenizer, machine, model_path, versions
 from .sft import generate_batch, sft_trainer
 from .tasks import Task, get_task, json_object
 
@@ -363,7 +363,7 @@ def train(
     if (folder/'metrics.json').exists():
         print(f'{recipe.output} is finished; nothing to do', flush=True)
         return _read_json(folder/'metrics.json')
-    tokenizer = AutoTokenizer.from_pretrained(model_path(own.base))
+    tokenizer = load_tokenizer(own.base)
     data = _kept(folder/'data.json', lambda: prepare_data(recipe, folder/'data', tokenizer))
     splits = load_splits(folder/'data'/data['folder'])
     print(f"1/4 data: {_counts(data['rows'])} rows, fingerprint {data['fingerprint'][:12]}", flush=True)
@@ -480,7 +480,7 @@ def dry_run(
     "What a run would do; reads the data, and leaves nothing behind."
     if not isinstance(recipe, Recipe): recipe = load_recipe(recipe, overrides, output)
     args, base = sft_arguments(recipe), model_path(recipe.model.base)
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = load_tokenizer(base)
     with tempfile.TemporaryDirectory() as folder:
         data = prepare_data(recipe, folder, tokenizer)
         splits = load_splits(Path(folder)/data['folder'])

@@ -12,7 +12,7 @@ from filelock import FileLock
 from ftcook.cli import run_lesson, trains_for_others
 from ftcook.runtime import default_profile
 
-long_files = ['site', 'cost', 'doctor', 'data_properties', 'data_faults', 'data_splits', 'cli', 'resume']
+long_files = ['site', 'network', 'cost', 'doctor', 'data_properties', 'data_faults', 'data_splits', 'cli', 'resume']
 
 def lesson_of(nodeid):
     "The lesson that a test runs, or whose solution it runs; empty for other tests."
@@ -45,6 +45,24 @@ def profile(): return default_profile() if os.environ.get('FTCOOK_PROFILE') else
 def run_dir(profile):
     os.chdir(root)
     return root/'runs'/profile
+
+def watched(log):
+    "The environment of a process whose attempts to reach another machine, and those of its children, are noted in a file."
+    path = [str(root/'tests'/'silent'), *filter(None, [os.environ.get('PYTHONPATH')])]
+    return {k: v for k,v in os.environ.items() if k != 'CI'} | dict(PYTHONPATH=os.pathsep.join(path), FTCOOK_ATTEMPTS=str(log))
+
+def attempts(log):
+    "What has been noted there; in CI trl would be silent anyhow, hence `watched` takes the variable away."
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+@pytest.fixture
+def silent(tmp_path, monkeypatch):
+    "After the test: no process that it started has tried to reach another machine."
+    log = tmp_path/'attempts'
+    monkeypatch.delenv('CI', raising=False)
+    for name,value in watched(log).items(): monkeypatch.setenv(name, value)
+    yield
+    assert attempts(log) == []
 
 def made_from(notebook):
     "A digest of all that the adapter depends on: settings, versions, the lesson's code and the modules of the lessons up to it."

@@ -108,7 +108,7 @@ marked = [pytest.param(p, marks=pytest.mark.trains) if trains(p) else p for p in
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize('path', marked, ids=lesson_id)
-def test_lesson(path, profile, run_dir):
+def test_lesson(path, profile, run_dir, silent):
     if needs_adapter(path): assert adapter(run_dir, profile)['error'] is None
     if trains(path): result = adapter(run_dir, profile, trained_now=True)
     else: result = run_lesson(path, run_dir, profile, progress=False)
@@ -122,7 +122,7 @@ def test_lesson(path, profile, run_dir):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize('path', solutions, ids=lesson_id)
-def test_solution(path, profile, run_dir):
+def test_solution(path, profile, run_dir, silent):
     if needs_adapter(path): assert adapter(run_dir, profile)['error'] is None
     assert run_lesson(path, run_dir/'solutions', profile, progress=False, run_dir=run_dir)['error'] is None
 

@@ -11,6 +11,7 @@ __all__ = ['dry_trainer', 'LossMask', 'show_loss_mask', 'LossMaskError', 'check_
 import os, tempfile
 from typing import TYPE_CHECKING
 from ..limits import html_safe
+from ..runtime import no_telemetry
 if TYPE_CHECKING: from trl import SFTTrainer
 
 # %% ../../nbs/01g_loss_mask.ipynb #01-227
@@ -29,6 +30,7 @@ def dry_trainer(
     defaults = dict(output_dir=os.path.join(tempfile.gettempdir(), 'ftcook-dry'), report_to='none', use_cpu=True, bf16=False,
                     save_strategy='no', disable_tqdm=True)
     data = Dataset.from_list(list(rows))
+    no_telemetry()
     return SFTTrainer(toy, SFTConfig(**{**defaults, **config}), train_dataset=data, processing_class=tokenizer)
 
 # %% ../../nbs/01g_loss_mask.ipynb #01-229

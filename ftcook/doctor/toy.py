@@ -16,6 +16,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from ..runtime import no_telemetry
 
 # %% ../../nbs/toy_world.ipynb #toy-h08
 words = [f'w{i}' for i in range(12)]
@@ -113,6 +114,7 @@ def toy_trainer(
         extra['peft_config'] = LoraConfig(**{**usual, **lora}) if isinstance(lora, dict) else lora
     else: args = TrainingArguments(**{**args, **kwargs})
     processing = dict(processing_class=tokenizer or toy_tokenizer(), callbacks=list(callbacks))
+    no_telemetry()
     trainer = cls(model=model, args=args, train_dataset=rows, **processing, **extra)
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -149,6 +151,7 @@ def prefer(
     args = DPOConfig(**_common, output_dir=str(folder), max_steps=steps, learning_rate=lr, seed=seed, **{**loss, **kwargs})
     rows = rows or pairs(rng, 128)
     data = dict(train_dataset=rows, eval_dataset=held_out, processing_class=toy_tokenizer())
+    no_telemetry()
     trainer = DPOTrainer(model=model, ref_model=ref, args=args, **data)
     trainer.remove_callback(PrinterCallback)
     trainer.train()

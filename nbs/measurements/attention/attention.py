@@ -238,7 +238,7 @@ def body(job, cuda):
             num_attention_heads=job['heads'], num_key_value_heads=job['kv_heads'], vocab_size=32768,
             max_position_embeddings=32768, sliding_window=None, use_cache=False)
         device, dtype = ('cuda', torch.bfloat16) if cuda else ('cpu', torch.float32)
-        with torch.device(device): _built['model'] = AutoModel.from_config(config, dtype=dtype).train()
+        with torch.device(device): _built['model'] = AutoModel.from_config(config, dtype=dtype, trust_remote_code=False).train()
     return _built['model']
 
 def training(job, cuda, plain):

@@ -4,11 +4,10 @@ python nbs/measurements/flights/dpo.py [--profile cpu] [--mistakes 200] [--compl
 """
 import argparse, datetime, tempfile, time
 from pathlib import Path
-from transformers import AutoTokenizer
 from ftcook.bench import device_name, merge_rows
 from ftcook.dpo import invention_rate, train_preferences
 from ftcook.inference import load_adapter
-from ftcook.runtime import load_settings, model_path, run_folder
+from ftcook.runtime import load_settings, load_tokenizer, run_folder
 from ftcook.sft import generate_batch
 from ftcook.tasks import is_clarification
 from ftcook.tasks.flights import task
@@ -28,7 +27,7 @@ def measure(settings, folder, loss='sigmoid+sft'):
     def rates(model, tokenizer):
         asked, filled = answers(model, tokenizer, gaps), answers(model, tokenizer, complete)
         return invention_rate(asked, gaps), task.score(filled, complete), sum(map(is_clarification, filled))
-    before = rates(model, AutoTokenizer.from_pretrained(model_path(settings.model)))
+    before = rates(model, load_tokenizer(settings.model))
     start = time.perf_counter()
     trainer = train_preferences(task, settings, folder, model=model, **losses[loss])
     minutes = (time.perf_counter() - start)/60

@@ -80,14 +80,13 @@ def measure(method, settings, size):
     "One method, from loading the model to its score, as a row of methods.csv."
     quiet()
     import torch
-    from transformers import AutoTokenizer
     from ftcook.quantization import load_model, perplexity
-    from ftcook.runtime import model_path
+    from ftcook.runtime import load_tokenizer
     from ftcook.sft import generate_batch, score
     task, quantize = get_task('flights'), settings.quantize if method == 'qlora' else 'none'
     folder = run_folder(settings.profile)/'methods'/method
     rows, test = task.rows(size['rows'], 'train', settings.seed), task.rows(settings.test_rows, 'test', settings.seed)
-    tokenizer = AutoTokenizer.from_pretrained(model_path(settings.model))
+    tokenizer = load_tokenizer(settings.model)
     def base(): return load_model(settings.model, quantize=quantize, dtype=settings.dtype)
     torch.manual_seed(settings.seed)
     model, row = base(), dict(method=method, start=starts.get(method, 'base'), trainable=0, minutes=0, artifact_mib=0)
