@@ -13,7 +13,8 @@ from ftcook.planning import (calibration, checkpointed, fastest, fit_speed, gpu_
     useful_share)
 from ftcook.runs import Run, random_rows, row_lengths, word_tokenizer
 from ftcook.runtime import number, one_of
-from ftcook.tasks import base, check_task, exact_match, exact_reward, get_task, interval, parse_answer, partial_reward
+from ftcook.tasks import (base, check_task, exact_match, exact_reward, get_task, interval, json_object, parse_answer,
+    partial_reward)
 from ftcook.trace import CachingAllocator, Trace, reserved_bytes
 
 nan, inf, huge = math.nan, math.inf, 10**400
@@ -180,6 +181,7 @@ def test_gate_names_what_comes_near(tmp_path, capsys):
     report = EvalReport('m', dict(exact_match=dict(value=.5, low=.4), big=huge, many=[nan]))
     assert 'near: exact_match' in str(gate(report, 'exact_mach>=0.4'))
     assert 'there are value, low' in str(gate(report, 'exact_match.p>=0'))
+    for endless in ('exact_match<=1e999', 'exact_match>=-1e999', 'exact_match<=' + '9'*400): refused(gate, report, endless)
     assert gate(report, 'big>=1e300') and not gate(report, 'big<=1e300')
     for folder in (tmp_path, tmp_path/'none.json', '/dev/zero', '/dev/null'):
         assert main(['gate', str(folder), 'a>=1']) == 2 and 'EvalReport.save' in capsys.readouterr().err
@@ -210,11 +212,17 @@ def test_one_hostile_answer_costs_one_request(answer):
     assert found['exact_match'] == .5 and repr(found) and exact_reward([good, answer], [good]*2) == [1, 0]
     assert partial_reward([good, answer], [good]*2)[1] <= .5
     assert isinstance(parse_answer(answer, dict(type='object')).errors, list)
-    recursive = {'$ref': '#/$defs/v', '$defs': {'v': {'type': ['object', 'array', 'number'], 'items': {'$ref': '#/$defs/v'}}}}
+    v = {'$ref': '#/$defs/v'}
+    recursive = v | {'$defs': {'v': {'type': ['object', 'array', 'number'], 'items': v, 'additionalProperties': v}}}
     assert isinstance(parse_answer(answer, recursive).errors, list)
     task = get_task('flights')
     marks = score_each([answer]*2, task.rows(2, 'test'), task)
     assert marks['exact_match'] == [0, 0]
+
+@pytest.mark.parametrize('answer', [*numbers, '1e999', '[NaN]'])
+def test_what_is_no_number_of_json_is_no_answer(answer):
+    found = parse_answer(answer, {})
+    assert json_object(answer) == {} and found.value is None and 'not JSON' in found.errors[0]
 
 @pytest.mark.parametrize('answer, wanted, same', [('true', '1', False), ('1', 'true', False), ('false', '0', False),
     ('1.0', '1', True), ('1', '1.0', True), ('"1"', '1', False), ('null', '0', False), ('null', 'null', True),

@@ -73,12 +73,12 @@ def test_the_choice_is_the_best_that_fits(method, remembered):
         assert choice.gib == peak_gib(choice.run) <= room
         assert mine == min(seconds for seconds,needs,_ in choice.others if needs <= room)
 
-def test_equal_speed_is_decided_for_the_simpler():
+def test_equal_speed_is_decided_for_the_simpler(monkeypatch):
     "An 8-bit optimizer has to gain something, and memory is not taken for nothing."
+    monkeypatch.setattr(planning, 'token_seconds', lambda *args: 1.)
     choice = fastest('Llama-3.2-1B', 'full', gpu_gib=10**5, **plain)
-    assert choice.run.optim == 'adamw_torch_fused'
-    best = [o for o in choice.others if o[0] == choice.others[0][0]]
-    assert choice.gib == min(gib for _,gib,_ in best)
+    usual = [gib for _,gib,run in choice.others if run.optim == 'adamw_torch_fused']
+    assert choice.run.optim == 'adamw_torch_fused' and choice.gib == min(usual) > min(gib for _,gib,_ in choice.others)
 
 def test_an_optimizer_that_is_asked_for_is_the_only_one():
     for optim in ('adamw_torch_fused', 'adamw_8bit', 'paged_adamw_8bit'):
