@@ -13,11 +13,11 @@ import datetime, difflib, math, os, statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
 from fastcore.basics import AttrDict
-from .bench import measurement, read_rows
+from .bench import measurement, read_table
 from .limits import fenced
 from .planning import GiB, calibration, fit_speed, formula_peak, gpu_offers, step_seconds, step_work
 from .runs import Run, comparable_runs, left_over, run_fields
-from .runtime import match_name, palette
+from .runtime import brief, match_name, number, one_of, palette
 
 # %% ../nbs/11b_cost.ipynb #11b-022
 def age_days(
@@ -25,7 +25,8 @@ def age_days(
     today:datetime.date|None=None, # by default the day it is
 )->int:
     "How old a price is."
-    day = datetime.date.fromisoformat(date if len(date) > 7 else f'{date}-01')
+    try: day = datetime.date.fromisoformat(f'{date}-01'[:10])
+    except ValueError: raise ValueError(f'date={brief(date)}: use a day such as 2026-11-09, or a month such as 2026-11') from None
     return ((today or datetime.date.today()) - day).days
 
 # %% ../nbs/11b_cost.ipynb #11b-032
@@ -171,6 +172,7 @@ def _remedies(run, capacity, cal, cards):
 # %% ../nbs/11b_cost.ipynb #11b-038
 def _card(gpu, offers):
     "The GPU of the table that is meant, by its name there or by the longer one that its driver gives it."
+    if not isinstance(gpu, str): raise ValueError(f"gpu={brief(gpu)}: use a name of the price table, such as 'L40S'")
     def plain(text): return ''.join(c for c in text.lower() if c.isalnum())
     within = [o.gpu for o in offers if plain(o.gpu) in plain(gpu)]
     name = max(within, key=len) if within else match_name(gpu, dict.fromkeys(o.gpu for o in offers), 'GPU')
@@ -181,9 +183,17 @@ def _capacity(gpu): return gpu.usable_gib or gpu.memory_gb*1e9/GiB
 def _offers(rows, prices):
     "Offers of one GPU: provider, kind, USD per hour low and high, date, age."
     if prices is None: return [(r.provider, r.kind, r.usd_low, r.usd_high, r.date, age_days(r.date)) for r in rows if r.usd_low]
-    low, high = (prices, prices) if isinstance(prices, (int, float)) else prices
-    return [('yours', '', low, high, 'today', 0)]
+    return [('yours', '', *prices, 'today', 0)]
 
+def _own_prices(prices, offers):
+    "Prices given as {gpu: USD per hour, or (low, high)}: each GPU by its name in the table, each price as low and high."
+    def both(gpu, price):
+        low, high = price if isinstance(price, (tuple, list)) and len(price) == 2 else (price, price)
+        number(f'prices, {gpu}', low, 0), number(f'prices, {gpu}, the higher', high, low)
+        return low, high
+    return {_card(gpu, offers).gpu: both(gpu, price) for gpu,price in prices.items()}
+
+# %% ../nbs/11b_cost.ipynb #11b-038b
 def _notes(run, spec, cal, peft_config):
     "What the reader of an estimate has to know."
     if spec.gpu != cal.gpu:
@@ -219,7 +229,7 @@ def _asked(model, args, peft_config, fields):
         near = [meant] if (meant := _other_words.get(name)) else difflib.get_close_matches(name, run_fields, 1)
         raise TypeError(f"{name}: no such field of a run; "
             + (f'near: {near[0]}' if near else f"there are {', '.join(run_fields)}"))
-    if 'method' in fields: fields['method'] = match_name(fields['method'], ('full', 'lora', 'qlora', 'dpo'), 'method')
+    if 'method' in fields: fields['method'] = match_name(str(fields['method']), ('full', 'lora', 'qlora', 'dpo'), 'method')
     plain = args is None and peft_config is None and not hasattr(model, 'parameters')
     if not plain: run = Run.from_trl(args, peft_config, model, **fields)
     else: run = Run(str(model) if isinstance(model, (str, Path)) else model, **fields)
@@ -238,10 +248,13 @@ def estimate(
     **fields, # of a `Run`: method, r, per_device_train_batch_size, max_length …; they win over `args`
 )->Estimate:
     "Memory, time and cost of a training run, without weights, GPU or network."
-    if depth not in ('formula', 'trace'): raise ValueError(f"depth={depth!r}: use 'formula' or 'trace'")
+    one_of('depth', depth, ('formula', 'trace'))
+    if tokens is not None: number('tokens', tokens, 0, 1e18, above=True)
+    if prices is not None and not isinstance(prices, (dict, str, Path)):
+        raise ValueError(f"prices={brief(prices)}: use {{'L40S': 1.2}}, {{'L40S': (1, 2)}}, or the path of a table")
     run, name = _asked(model, args, peft_config, fields)
-    own_prices = prices if isinstance(prices, dict) else {}
     offers, cal = gpu_offers(None if isinstance(prices, dict) else prices), calibration(calibrated)
+    own_prices = _own_prices(prices, offers) if isinstance(prices, dict) else {}
     return _estimate(name, run, _card(gpu, offers), offers, own_prices, tokens, cal, depth, peft_config)
 
 # %% ../nbs/11b_cost.ipynb #11b-045
@@ -320,7 +333,7 @@ def fit_calibration(
     traced:str|Path|None=None, # by default nbs/measurements/cost/estimates.csv
 )->dict: # a row of calibration.csv
     "Fit what no formula knows, on the rows marked `fit` alone."
-    rows = read_rows(traced or measurement('cost/estimates.csv'))
+    rows = read_table(traced or measurement('cost/estimates.csv'))
     traces = {tuple(row[k] for k in run_fields): float(row['traced_gib']) for row in rows}
     rows = [(row, run) for row,run in comparable_runs(measured) if row['split'] == 'fit' and row['status'] == 'ok']
     first = rows[0][0]
@@ -342,10 +355,14 @@ def with_interruptions(
     interval:float|None=None, # hours of work between checkpoints; None: the best
 )->AttrDict: # hours in all, interval, share lost
     "How long a run takes on a machine that may be taken away (Daly, 2006, equation 20)."
+    number('hours', hours, 0), number('gap', gap, 1e-3)
+    number('save_s', save_s, 0, above=True), number('restart_s', restart_s, 0)
+    if interval is not None: number('interval', interval, 0, above=True)
     save, restart = save_s/3600, restart_s/3600
     interval = interval or math.sqrt(2*save*gap)
-    total = gap*math.exp(restart/gap)*math.expm1((interval + save)/gap)*hours/interval
-    return AttrDict(hours=total, interval=interval, lost=1 - hours/total)
+    try: slower = gap*math.exp(restart/gap)*math.expm1((interval + save)/gap)/interval
+    except OverflowError: slower = math.inf
+    return AttrDict(hours=hours*slower if hours else 0, interval=interval, lost=1 - 1/slower)
 
 # %% ../nbs/11b_cost.ipynb #11b-102
 def break_even(
@@ -358,6 +375,9 @@ def break_even(
     upkeep_usd_per_week:float=0., # space, repairs, the time of whoever looks after it
 )->AttrDict: # working hours and years until the purchase is paid for; infinite if it never is
     "When owning becomes cheaper than renting."
+    for name,value in dict(purchase_usd=purchase_usd, rent_usd=rent_usd, watts=watts, usd_per_kwh=usd_per_kwh,
+        upkeep_usd_per_week=upkeep_usd_per_week).items(): number(name, value, 0)
+    number('overhead', overhead, 1), number('hours_per_week', hours_per_week, 0, 7*24, above=True)
     saved = (rent_usd - watts/1000*overhead*usd_per_kwh)*hours_per_week - upkeep_usd_per_week
     weeks = purchase_usd/saved if saved > 0 else math.inf
     return AttrDict(hours=weeks*hours_per_week, years=weeks/52.18)

@@ -16,12 +16,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import TrainerCallback
+from .runtime import number
 from .runs import Run, is_oom, random_model, step_trainer
 
 # %% ../nbs/10b_memory.ipynb #10b-022
 class StepTimesCallback(TrainerCallback):
     "Times training steps, counts their tokens, and ends training once it has seen enough."
     def __init__(self, warmup=2, steps=2, seconds=2.):
+        number('warmup', warmup, 1, whole=True), number('steps', steps, 1, whole=True), number('seconds', seconds, 0)
         self.warmup, self.steps, self.seconds, self.ends, self.tokens = warmup, steps, seconds, [], []
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -111,6 +113,8 @@ def measure_run(
     seconds:float=1., # timed at least, if 6 steps can fill it
 )->dict: # the run's fields and `measured`, a row of training.csv
     "Train a few real steps and measure them; whatever goes wrong ends up in the row."
+    for name,value in dict(warmup=warmup, steps=2 if steps is None else steps).items(): number(name, value, 1, whole=True)
+    number('seconds', seconds, 0)
     start, note = time.perf_counter(), []
     steps = steps or (2 if run.lengths == 'fixed' else 12 if run.packing in ('none', 'padding_free') else 4)
     free_gpu()
@@ -222,6 +226,7 @@ def step_timeline(
     **kwargs, # rows or other arguments of `step_trainer`
 )->list: # dicts: operation, phase, GiB of each part, and what torch had allocated
     "Where the memory of one training step is, from its first operation to its last."
+    number('points', points, 1, whole=True)
     recorder = RecordStepCallback()
     free_gpu()
     with tempfile.TemporaryDirectory() as folder:

@@ -10,17 +10,17 @@ __all__ = ['bytes_of', 'optimizer_bytes', 'paged_from', 'GiB', 'passes', 'price_
            'step_work', 'gpu_offers', 'step_seconds', 'fit_speed', 'useful_share', 'token_seconds', 'Choice', 'fastest']
 
 # %% ../nbs/10c_planning.ipynb #10c-008
-import functools, importlib.util, math
+import datetime, functools, importlib.util, math
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
 import torch
 from fastcore.basics import AttrDict
-from .bench import read_rows
+from .bench import read_table
 from .quantization import model_bytes
 from .runs import Run, trl_arguments
-from .runtime import attention_implementations
+from .runtime import attention_implementations, number, one_of
 
 # %% ../nbs/10c_planning.ipynb #10c-022
 def layer_sizes(
@@ -107,6 +107,7 @@ def checkpointed(
     layers:int, # of the model
 )->int: # layers
     "How many layers are computed a second time."
+    number('layers', layers, 1, whole=True)
     mode = run.gradient_checkpointing
     return 0 if mode == 'none' else -(-layers//int(mode.removeprefix('every-'))) if mode.startswith('every') else layers
 
@@ -162,12 +163,20 @@ def formula_peak(
 # %% ../nbs/10c_planning.ipynb #10c-052
 GiB = 2**30
 
+def _figure(text, where):
+    "A cell of a table as a number that a rate, a size or a price can have."
+    try: return number(where, float(text), 0)
+    except (TypeError, ValueError): raise ValueError(f'{where}: {text!r} is not a finite number, 0 or more') from None
+
 def calibration(
     path:str|Path|None=None, # by default the table of the package; or one fitted to your own card
 )->AttrDict: # factors of `step_seconds`, GiB of a context, what cuBLAS keeps, how much more is reserved than allocated
     "What was fitted to measured runs, and on which GPU."
-    row = read_rows(path or files('ftcook')/'assets'/'calibration.csv')[0]
-    return AttrDict({k: v if k in ('gpu', 'versions', 'date') else float(v) for k,v in row.items()})
+    usual = files('ftcook')/'assets'/'calibration.csv'
+    path, columns = path or usual, read_table(usual)[0]
+    if not (rows := read_table(path)): raise FileNotFoundError(f'{path}: no calibration there; `fit_calibration` makes one')
+    if missing := [k for k in columns if not rows[0].get(k)]: raise ValueError(f"{path}, line 2: {', '.join(missing)} missing")
+    return AttrDict({k: v if k in ('gpu', 'versions', 'date') else _figure(v, f'{path}, line 2, {k}') for k,v in rows[0].items()})
 
 def peak_gib(
     run:Run,
@@ -210,7 +219,7 @@ def step_work(
 )->dict: # FLOP of matrix products and of attention, bytes moved by everything else, what the CPU has to launch, 8-bit updates
     "The work of one training step, from the configuration alone."
     s, full, dpo = layer_sizes(run.config), not run.r, run.method == 'dpo'
-    rows = rows or [run.max_length]*run.sequences
+    rows = [run.max_length]*run.sequences if rows is None else [number('rows', n, 0, above=True) for n in rows]
     layer = _layer_work(run, s, rows, checkpointed(run, s.layers)/s.layers)
     scored, gradients = sum(rows)*(.5 if dpo else 1), fixed_bytes(run)['gradients']
     head = dict(matmul=2*scored*s.vocabulary*s.h*(3 + full + dpo), bytes=2*scored*s.vocabulary*(3 + dpo) + 7*gradients)
@@ -228,14 +237,21 @@ def gpu_offers(
     "GPUs, what they can do, and what an hour of them costs."
     path = path or files('ftcook')/'assets'/'gpu_prices.csv'
     if not Path(path).exists(): raise FileNotFoundError(f'{path}: no such table of GPUs and prices')
-    rows = read_rows(path)
-    for line,row in enumerate(rows, 2):
-        if missing := [k for k in price_columns if row.get(k) is None]:
-            raise ValueError(f"{path}, line {line}: {', '.join(missing)} missing; the columns are {', '.join(price_columns)}")
-        for k in price_columns[1:6] + price_columns[8:10]:
-            try: row[k] = float(row[k]) if row[k] else None
-            except ValueError: raise ValueError(f'{path}, line {line}, {k}: {row[k]!r} is not a number') from None
-    return [AttrDict(r) for r in rows]
+    return [_offer(row, f'{path}, line {line}') for line,row in enumerate(read_table(path), 2)]
+
+def _offer(row, where):
+    "A row of the table with its numbers, if they are usable."
+    if missing := [k for k in price_columns if row.get(k) is None]:
+        raise ValueError(f"{where}: {', '.join(missing)} missing; the columns are {', '.join(price_columns)}")
+    for k in price_columns[1:6] + price_columns[8:10]: row[k] = _figure(row[k], f'{where}, {k}') if row[k] else None
+    row = AttrDict(row)
+    if not (row.gpu and row.memory_gb and row.bandwidth_gb_s and (row.bf16_tflops or row.fp16_tflops)):
+        raise ValueError(f'{where}: an offer needs gpu, memory_gb, bandwidth_gb_s, and bf16_tflops or fp16_tflops')
+    if (row.usd_low is None) != (row.usd_high is None) or (row.usd_low or 0) > (row.usd_high or 0):
+        raise ValueError(f'{where}: usd_low={row.usd_low}, usd_high={row.usd_high}: give a lower and a higher price, or neither')
+    try: datetime.date.fromisoformat(f'{row.date}-01'[:10] if row.date or row.usd_low else '2026-01-01')
+    except ValueError: raise ValueError(f'{where}, date: {row.date!r} is neither a day (2026-11-09) nor a month') from None
+    return row
 
 # %% ../nbs/10c_planning.ipynb #10c-067
 launched = ('forward', 'again', 'backward', 'quantized')  # kinds of launches in `step_work`
@@ -260,6 +276,9 @@ def fit_speed(
 )->dict: # factors for `step_seconds`
     "How far from full speed a GPU and its CPU work: the least relative error over measured steps."
     from scipy.optimize import least_squares
+    if not works or len(works) != len(seconds):
+        raise ValueError(f'{len(works)} works, {len(seconds)} times: give one time for each')
+    for t in seconds: number('seconds', t, 0, above=True)
     start = dict(matmul=1.6, bytes=1.3, forward=60., again=60., backward=20., quantized=20., waiting=.3, update_8bit=24.)
     def factors(x):
         found = dict(zip(start, x))
@@ -269,11 +288,18 @@ def fit_speed(
     return factors(least_squares(error, scale, bounds=(0, math.inf), loss='soft_l1', f_scale=.1, x_scale=scale).x.tolist())
 
 # %% ../nbs/10c_planning.ipynb #10c-082
+def _checked(lengths):
+    "The lengths of rows as a list, if they can be any."
+    lengths = list(lengths) if hasattr(lengths, '__iter__') and not isinstance(lengths, str) else [lengths]
+    if lengths: return [number('lengths', n, 1, 10**9, whole=True) for n in lengths]
+    raise ValueError('lengths: give the tokens of every row, or a list with those of each row')
+
 def useful_share(
     lengths:list, # tokens of each row
     batch:int, # rows padded to the longest of them
 )->float: # between 0 and 1
     "The share of a padded batch that is not padding, for rows in random order."
+    _checked(lengths), number('batch', batch, 1, whole=True)
     if max(lengths) == min(lengths): return 1.
     drawn = torch.tensor(lengths)[torch.randint(len(lengths), (4096, batch), generator=torch.Generator().manual_seed(0))]
     return (drawn.sum()/(drawn.amax(1).sum()*batch)).item()
@@ -286,6 +312,7 @@ def token_seconds(
     factors:dict, # from `calibration`
 )->float: # seconds
     "Time for one token that is not padding."
+    lengths = _checked(lengths)
     if run.packing != 'none': return step_seconds(step_work(run), gpu, factors)/run.tokens
     useful = run.per_device_train_batch_size*sum(lengths)/len(lengths)
     padded = useful/useful_share(lengths, run.per_device_train_batch_size)/run.per_device_train_batch_size
@@ -361,22 +388,27 @@ def _speed_reasons(run, lengths, seconds):
     if rows > 1.5*usual: yield f'One step holds about {rows:.0f} rows, the defaults {usual}: the learning rate may have to move.'
     if rows < usual:
         yield f'One step holds about {rows:.0f} rows, the defaults {usual}: accumulate {usual/rows:.0f} steps to keep theirs.'
-    if '8bit' in run.optim: yield '8-bit AdamW: with states of full size nothing fits.'
+
+def _optimizer_reasons(run, time, room, others):
+    "Why states in 8 bits."
+    if run.optim != 'adamw_8bit' or all(o[2].optim == run.optim for o in others): return
+    full_size = next((o[0] for o in others if o[1] <= room and o[2].optim != run.optim), None)
+    if full_size is None: yield '8-bit AdamW: with states of full size nothing fits.'
+    else: yield f'8-bit AdamW leaves room for larger steps: with states of full size, {full_size/time:.2f} times as long at best.'
 
 # %% ../nbs/10c_planning.ipynb #10c-089
-def _ranked(base, lengths, flash, card, factors):
-    "Every candidate with its time and its memory, fastest first."
+def _ranked(base, lengths, flash, optims, card, factors):
+    "Every candidate with its time and its memory, fastest first; of equal ones, states of full size and less memory."
     packs = (False, True) if flash and len(set(lengths)) > 1 else (False,)
-    found = [(token_seconds(r, lengths, card, factors), peak_gib(r, factors), r) for r in _candidates(base, packs)]
-    return sorted(found, key=lambda o: o[:2])
+    bases = [replace(base, optim=optim) for optim in optims]
+    found = [(token_seconds(r, lengths, card, factors), peak_gib(r, factors), r) for b in bases for r in _candidates(b, packs)]
+    return sorted(found, key=lambda o: (o[0], optims.index(o[2].optim), o[1]))
 
 def _described(model, method, lengths, max_length, rank, flash, liger):
     "The run that all candidates start from, the lengths of its rows, and whether they may be packed."
-    if method not in ('full', 'lora', 'qlora'): raise ValueError(f'method={method!r}: use one of full, lora, qlora')
-    lengths = [lengths] if isinstance(lengths, int) else list(lengths)
-    if not lengths or min(lengths) < 1:
-        raise ValueError('lengths: give the tokens of every row, or a list with those of each row, all 1 or more')
-    longest = max_length or max(lengths)
+    one_of('method', method, ('full', 'lora', 'qlora'))
+    lengths = _checked(lengths)
+    longest = max(2, max(lengths)) if max_length is None else max_length
     base = Run(Run(model).config, method, max_length=longest, r=rank, use_liger_kernel=liger)
     if flash is None: flash = 'flash_attention_2' in attention_implementations()
     return base, [min(n, longest) for n in lengths], flash
@@ -392,19 +424,19 @@ def fastest(
     flash:bool|None=None, # may rows be packed, which needs flash_attention_2? By default if it loads here
     use_liger_kernel:bool|None=None, # by default if it is installed and there is a GPU
     gpu_speed:float=1., # of the GPU, as a multiple of an H100's
+    optim:str|None=None, # the only optimizer to consider; by default AdamW, for method full also with states in 8 bits
     margin:float=.08, # share of the memory to leave free: fragments, and what the formula does not know
     output_dir:str='out', # of the trainer
     **kwargs, # any other argument of `SFTConfig`
 )->Choice:
     "The settings that train fastest and still fit, as arguments of trl, with the reasons."
     from trl import SFTConfig
-    gpu, card, cal = torch.cuda.is_available(), _h100(gpu_speed), calibration()
+    room = number('gpu_gib', _gpu_gib() if gpu_gib is None else gpu_gib, 0, above=True)*(1 - number('margin', margin, 0, .9))
+    gpu, card, cal = torch.cuda.is_available(), _h100(number('gpu_speed', gpu_speed, 0, above=True)), calibration()
     if use_liger_kernel is None: use_liger_kernel = gpu and bool(importlib.util.find_spec('liger_kernel'))
     base, lengths, flash = _described(model, method, lengths, max_length, r, flash, use_liger_kernel)
-    room = (gpu_gib or _gpu_gib())*(1 - margin)
-    others = _ranked(base, lengths, flash, card, cal)
-    if method == 'full' and not any(o[1] <= room for o in others):
-        others = _ranked(replace(base, optim='adamw_8bit'), lengths, flash, card, cal)
+    optims = (optim,) if optim else ('adamw_torch_fused', 'adamw_8bit')[:1 + (method == 'full')]
+    others = _ranked(base, lengths, flash, optims, card, cal)
     time, gib, run = next((o for o in others if o[1] <= room), (None,)*3)
     if run is None:
         raise ValueError(f'{method} needs {min(o[1] for o in others):.1f} GiB at least, {room:.1f} may be filled; use rows '
@@ -412,7 +444,8 @@ def fastest(
     usual = token_seconds(replace(base, use_liger_kernel=False), lengths, card, cal)
     args = SFTConfig(**{**dict(output_dir=output_dir, bf16=gpu, use_cpu=not gpu), **trl_arguments(run), **kwargs})
     def seconds(run, rows=None): return step_seconds(step_work(run, rows), card, cal)
-    reasons = [*_memory_reasons(run, gib, room, others), *_speed_reasons(run, lengths, seconds)]
+    reasons = [*_memory_reasons(run, gib, room, others), *_speed_reasons(run, lengths, seconds),
+        *_optimizer_reasons(run, time, room, others)]
     def named(run): return replace(run, model=model)
     load = dict(quantize=run.quantize, dtype=run.dtype, attention=run.attn_implementation)
     return Choice(args, load, named(run), gib, usual/time, reasons, [(t, g, named(r)) for t,g,r in others])

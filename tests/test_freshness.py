@@ -1,12 +1,12 @@
 """What the tables hold is what today's code says: six traced rows, other ones every day, computed again."""
 import datetime, random
 import pytest
-from ftcook.bench import measurement, read_rows, version_text
+from ftcook.bench import measurement, read_table, version_text
 from ftcook.runs import Run
 from ftcook.trace import GiB, reserved_bytes, trace_step
 
 def rows_of_the_day(n=6, day=None):
-    rows = read_rows(measurement('cost/estimates.csv'))
+    rows = read_table(measurement('cost/estimates.csv'))
     return random.Random((day or datetime.date.today()).toordinal()).sample(rows, n)
 
 def found_in(row):

@@ -82,11 +82,11 @@ def test_killed_for_memory(methods, settings):
     assert 'memory' in methods.apart('full', settings, process('import os; os.kill(os.getpid(), 9)'))['error']
 
 def test_silent_failure(methods, settings):
-    assert methods.apart('full', settings, process('raise SystemExit(3)'))['error'] == 'no message'
+    assert methods.apart('full', settings, process('raise SystemExit(3)'))['error'] == 'the process ended with 3'
 
 def test_a_failed_row_has_every_column(methods, settings):
     failed = methods.apart('full', settings, process('raise SystemExit(3)'))
-    assert list(failed) == methods.columns == list(methods.label('base', settings))
+    assert list(failed) == methods.columns == list(methods.empty_row('base', settings))
 
 def test_rl_needs_its_first_stage(methods, settings, tmp_path):
     with pytest.raises(FileNotFoundError, match='measure `lora` first'): methods.started(None, tmp_path/'lora')

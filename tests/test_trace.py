@@ -2,7 +2,7 @@
 import subprocess, sys
 import pytest, torch
 from transformers import AttentionInterface, AutoConfig
-from ftcook.bench import measurement, read_rows
+from ftcook.bench import measurement, read_table
 from ftcook.planning import calibration, formula_peak, layer_sizes, step_work
 from ftcook.runs import Run, comparable_runs, left_over, run_fields
 from ftcook.trace import CachingAllocator, MiB, reserved_bytes, trace_step
@@ -99,7 +99,7 @@ def test_limit_is_met_by_releasing():
 
 def test_every_compared_run_is_traced_well():
     "Also those that belong to no split, such as the switches of lesson 10."
-    traced = {tuple(r[k] for k in run_fields): float(r['traced_gib']) for r in read_rows(measurement('cost/estimates.csv'))}
+    traced = {tuple(r[k] for k in run_fields): float(r['traced_gib']) for r in read_table(measurement('cost/estimates.csv'))}
     extra = calibration().workspace_mib/1024
     measured = {run.key(): float(row['peak_allocated_gib']) - left_over(row) for row,
         run in comparable_runs() if row['status'] == 'ok'}
@@ -107,7 +107,7 @@ def test_every_compared_run_is_traced_well():
     assert len(off) > 80 and max(map(abs, off)) < .02
 
 def test_paged_optimizers_on_another_card():
-    rows = [r for r in read_rows(measurement('steps/training.csv')) if r['note'].startswith('beside other work')]
+    rows = [r for r in read_table(measurement('steps/training.csv')) if r['note'].startswith('beside other work')]
     assert {r['optim'] for r in rows} == {'paged_adamw_32bit', 'paged_adamw_8bit', 'adamw_torch_fused'}
     for r in rows:
         run = Run.from_row(r)

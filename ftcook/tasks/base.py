@@ -12,15 +12,28 @@ __all__ = ['parse_answer', 'json_object', 'interval', 'Score', 'exact_match', 'e
 import importlib, json, math, pkgutil
 from fastcore.basics import AttrDict, patch
 from ..data.check import check_row
+from ..runtime import number
 
 # %% ../../nbs/01b_tasks.ipynb #01b-012
+def _read(text):
+    "The value of a JSON text. Python reads NaN and 1e999 too, and nests until it stops with an error; a form needs neither."
+    def refuse(name): raise ValueError(f'{name} is no number of JSON')
+    value = json.loads(text, parse_constant=refuse)
+    level, deep = [value], 0
+    while level:
+        if deep > 100: raise ValueError('nested more than 100 deep')
+        if any(isinstance(o, float) and math.isinf(o) for o in level): raise ValueError('a number beyond every float')
+        level = [o for v in level if isinstance(v, (dict, list)) for o in (v.values() if isinstance(v, dict) else v)]
+        deep += 1
+    return value
+
 def parse_answer(
     text:str, # what the model wrote
     schema:dict, # a JSON Schema
 )->AttrDict: # `value`, None if it is not acceptable, and `errors`, a list of strings
     "Read a JSON answer and check it."
     from jsonschema import Draft202012Validator, FormatChecker  # takes a second to import
-    try: value = json.loads(text)
+    try: value = _read(text)
     except (ValueError, RecursionError) as e: return AttrDict(value=None, errors=[f'not JSON: {e}'])
     found = Draft202012Validator(schema, format_checker=FormatChecker()).iter_errors(value)
     errors = sorted(f"{'.'.join(map(str, e.absolute_path)) or 'answer'}: {e.message}" for e in found)
@@ -31,9 +44,21 @@ def json_object(
     text:str, # what the model wrote
 )->dict: # {} if it is no JSON object
     "The JSON object in an answer, without the blanks around its strings."
-    try: found = json.loads(text)
+    try: found = _read(text)
     except (ValueError, RecursionError): return {}
     return {k: v.strip() if isinstance(v, str) else v for k,v in found.items()} if isinstance(found, dict) else {}
+
+def _same(a, b):
+    "Equal as JSON: true is not 1, 1.0 is 1, and the order of an object's fields does not count."
+    if isinstance(a, bool) or isinstance(b, bool): return a is b
+    if isinstance(a, dict) and isinstance(b, dict): return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list): return len(a) == len(b) and all(map(_same, a, b))
+    return a == b
+
+def _beside(answers, others):
+    "Pairs of an answer and what it is compared with, one for each."
+    if len(answers) == len(others): return zip(answers, others)
+    raise ValueError(f'{len(answers)} answers for {len(others)} wanted ones: give one for each')
 
 def _wanted(text):
     if found := json_object(text): return found
@@ -46,6 +71,7 @@ def interval(
     z:float=1.96, # standard normal quantile; 1.96 gives 95%
 )->tuple: # lower and upper bound, between 0 and 1
     "Wilson's confidence interval for a share."
+    number('n', n, 1), number('k', k, 0, n), number('z', z, 0, above=True)
     p, zz = k/n, z*z/n
     half = z*math.sqrt(p*(1-p)/n + zz/(4*n))
     return max(0., (p + zz/2 - half)/(1 + zz)), min(1., (p + zz/2 + half)/(1 + zz))
@@ -65,10 +91,10 @@ def exact_match(
     if not rows: raise ValueError('no rows, so there is nothing to score')
     wanted = [_wanted(row['messages'][-1]['content']) for row in rows]
     got = [json_object(a) for a in answers]
-    right = [g == w for g,w in zip(got, wanted, strict=True)]
+    right = [_same(g, w) for g,w in _beside(got, wanted)]
     fields = {}
     for g,w in zip(got, wanted):
-        for f in w: fields.setdefault(f, []).append(f in g and g[f] == w[f])
+        for f in w: fields.setdefault(f, []).append(f in g and _same(g[f], w[f]))
     errors = [(row['messages'][-2]['content'], w, a) for row,w,a,ok in zip(rows, wanted, answers, right) if not ok]
     low, high = interval(sum(right), len(right))
     return Score(exact_match=sum(right)/len(right), low=low, high=high, n=len(right),
@@ -83,7 +109,7 @@ def exact_reward(
     **kwargs, # trl passes prompts and the other columns too
 )->list: # 1 or 0 for each answer
     "All or nothing: 1 if every field is right."
-    return [float(json_object(_text(c)) == _wanted(w)) for c,w in zip(completions, wanted, strict=True)]
+    return [float(_same(json_object(_text(c)), _wanted(w))) for c,w in _beside(completions, wanted)]
 
 def partial_reward(
     completions:list, # answers: strings, or lists of messages as trl passes them
@@ -95,8 +121,8 @@ def partial_reward(
     def points(text, right):
         got = json_object(text)
         fits = not parse_answer(text, schema or dict(type='object')).errors
-        return (sum(got.get(k) == v for k,v in right.items()) + fits)/(len(right) + 1)
-    return [points(_text(c), _wanted(w)) for c,w in zip(completions, wanted, strict=True)]
+        return (sum(k in got and _same(got[k], v) for k,v in right.items()) + fits)/(len(right) + 1)
+    return [points(_text(c), _wanted(w)) for c,w in _beside(completions, wanted)]
 
 # %% ../../nbs/01b_tasks.ipynb #01b-052
 class Task:
@@ -222,7 +248,7 @@ def check_task(
     n:int=200, # rows to look at in each split
 )->list: # what is wrong, in words; [] if nothing was found
     "Find what would make a task's score mean nothing."
-    task = get_task(task)
+    task, n = get_task(task), number('n', n, 1, whole=True)
     splits = {split: task.rows(n, split, 0) for split in ('train', 'test')}
     found = [problem for split,rows in splits.items() for problem in _check_split(task, split, rows, n)]
     if found: return found

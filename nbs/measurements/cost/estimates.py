@@ -3,7 +3,7 @@
 --again traces what has been traced before as well; --passes counts the table `passes` of ftcook.planning instead."""
 import argparse, functools, itertools, time
 from pathlib import Path
-from ftcook.bench import known_rows, label, merge_rows, pinned, read_rows
+from ftcook.bench import known_rows, label, merge_rows, pinned, read_table
 from ftcook.cost import fit_calibration
 from ftcook.planning import gpu_offers, passes
 from ftcook.runs import Run, comparable_runs, run_fields
@@ -112,7 +112,7 @@ if __name__ == '__main__':
         merge_rows(args.out, [row], run_fields)
         print(f"{time.perf_counter() - start:4.0f} s  {run}: {row['traced_gib']} GiB", flush=True)
     own = args.measured.resolve() != table
-    if not own: judge(read_rows(here.parent/'oom'/'oom.csv'), here/'limits.csv', args.again)
+    if not own: judge(read_table(here.parent/'oom'/'oom.csv'), here/'limits.csv', args.again)
     calibration = fit_calibration(args.measured, args.out)
     merge_rows((args.out.parent if own else assets)/'calibration.csv', [calibration], ('gpu',))
     edges(args.measured, calibration['context_gib'], args.out.parent/'edges.csv', args.again)

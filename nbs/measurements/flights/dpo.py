@@ -2,9 +2,9 @@
 
 python nbs/measurements/flights/dpo.py [--profile cpu] [--mistakes 200] [--complete 240] [--loss sft]
 """
-import argparse, datetime, tempfile, time
+import argparse, tempfile, time
 from pathlib import Path
-from ftcook.bench import device_name, merge_rows
+from ftcook.bench import device_name, label, merge_rows
 from ftcook.dpo import invention_rate, train_preferences
 from ftcook.inference import load_adapter
 from ftcook.runtime import load_settings, load_tokenizer, run_folder
@@ -32,14 +32,14 @@ def measure(settings, folder, loss='sigmoid+sft'):
     trainer = train_preferences(task, settings, folder, model=model, **losses[loss])
     minutes = (time.perf_counter() - start)/60
     inventions, score, needless = rates(trainer.model, trainer.processing_class)
-    return dict(profile=settings.profile, device=device_name(), pairs=len(trainer.train_dataset), gap_fields=settings.gap_fields,
-                loss=loss, beta=settings.beta, batch_size=settings.dpo_batch_size, learning_rate=settings.dpo_learning_rate,
-                train_minutes=round(minutes, 2), inventions_before=round(before[0]['invention_rate'], 3),
-                inventions_after=round(inventions['invention_rate'], 3), inventions_low=round(inventions['low'], 3),
-                inventions_high=round(inventions['high'], 3), asked_right=round(inventions['asked_right'], 3), requests=len(gaps),
-                exact_match_before=round(before[1]['exact_match'], 3), exact_match_after=round(score['exact_match'], 3),
-                exact_match_low=round(score['low'], 3), exact_match_high=round(score['high'], 3), needless=needless,
-                complete_requests=len(complete), date=datetime.date.today().isoformat())
+    return label(profile=settings.profile, device=device_name(), pairs=len(trainer.train_dataset), gap_fields=settings.gap_fields,
+                 loss=loss, beta=settings.beta, batch_size=settings.dpo_batch_size, learning_rate=settings.dpo_learning_rate,
+                 train_minutes=round(minutes, 2), inventions_before=round(before[0]['invention_rate'], 3),
+                 inventions_after=round(inventions['invention_rate'], 3), inventions_low=round(inventions['low'], 3),
+                 inventions_high=round(inventions['high'], 3), asked_right=round(inventions['asked_right'], 3),
+                 requests=len(gaps), exact_match_before=round(before[1]['exact_match'], 3),
+                 exact_match_after=round(score['exact_match'], 3), exact_match_low=round(score['low'], 3),
+                 exact_match_high=round(score['high'], 3), needless=needless, complete_requests=len(complete))
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)

@@ -2,10 +2,10 @@
 
     python nbs/measurements/flights/methods.py [--profile cpu] [--methods lora dpo]
 """
-import argparse, datetime, gc, json, os, subprocess, sys, tempfile, time
+import argparse, gc, json, os, sys, tempfile, time
 from pathlib import Path
-from ftcook.bench import device_name, merge_rows
-from ftcook.runtime import load_settings, quiet, run_folder, versions
+from ftcook.bench import device_name, label, merge_rows, run_apart
+from ftcook.runtime import load_settings, quiet, run_folder
 from ftcook.tasks import exact_reward, get_task
 
 here = Path(__file__).parent
@@ -120,22 +120,18 @@ def measure(method, settings, size):
     return row | dict(figures, requests=result['n'], perplexity_before=round(before, 2), perplexity=round(after, 2),
                       rows=used, quantize=quantize)
 
-def label(method, settings):
+def empty_row(method, settings):
     "What every row carries, also that of a method that failed."
-    pinned = ' '.join(f'{k}-{v}' for k,v in versions(['torch', 'transformers', 'peft', 'trl', 'bitsandbytes']).items())
-    said = dict(method=method, model=settings.model, profile=settings.profile, device=device_name(), versions=pinned)
-    return dict.fromkeys(columns, '') | said | dict(date=datetime.date.today().isoformat())
+    said = label(method=method, model=settings.model, profile=settings.profile, device=device_name())
+    return dict.fromkeys(columns, '') | said
 
 def apart(method, settings, command=None):
     "Measure `method` in a process of its own; a process that fails leaves a row that says why."
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)/'row.json'
         own = [sys.executable, __file__, '--profile', settings.profile, '--worker', method, str(out)]
-        done = subprocess.run(command or own, stderr=subprocess.PIPE, text=True)
-        if done.returncode == 0: return label(method, settings) | json.loads(out.read_text())
-    last = (done.stderr.strip().splitlines() or ['no message'])[-1]
-    why = 'killed, most likely for want of memory' if done.returncode == -9 else last[:200]
-    return label(method, settings) | dict(error=why)
+        why = run_apart(command or own)
+        return empty_row(method, settings) | (dict(error=why) if why else json.loads(out.read_text()))
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)

@@ -2,9 +2,9 @@
 
 python nbs/measurements/flights/seeds.py [--profile cpu] [--seeds 0 1]
 """
-import argparse, datetime, tempfile, time
+import argparse, tempfile, time
 from pathlib import Path
-from ftcook.bench import device_name, merge_rows
+from ftcook.bench import device_name, label, merge_rows
 from ftcook.runtime import load_settings
 from ftcook.tasks.flights import task
 
@@ -18,10 +18,9 @@ def measure(settings, seed, folder):
     minutes = (time.perf_counter() - start)/60
     rows = task.rows(settings.test_rows, 'test', settings.seed)
     result = score(trainer.model, trainer.processing_class, rows, settings, task)
-    return dict(seed=seed, profile=settings.profile, device=device_name(), rows=settings.train_rows,
-                train_minutes=round(minutes, 2), exact_match=round(result['exact_match'], 3),
-                low=round(result['low'], 3), high=round(result['high'], 3), requests=result['n'],
-                date=datetime.date.today().isoformat())
+    return label(seed=seed, profile=settings.profile, device=device_name(), rows=settings.train_rows,
+                 train_minutes=round(minutes, 2), exact_match=round(result['exact_match'], 3),
+                 low=round(result['low'], 3), high=round(result['high'], 3), requests=result['n'])
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
