@@ -200,15 +200,16 @@ def _flat(values, at=''):
 
 def _claim(folder, asked, facts):
     "Write down whose folder it is, or compare."
+    remedy = 'choose another folder, or remove that one'
     path, asked = folder/'run.json', json.loads(json.dumps(asked, default=str))
     if not path.exists(): write_json(path, dict(fingerprint=fingerprint(asked), asked=asked, **facts))
     try: there = _flat(json.loads(path.read_bytes())['asked'])
     except (ValueError, KeyError, TypeError) as e:
-        raise RunFolderError(f'{path} cannot be read ({type(e).__name__}: {e}); choose another folder, or remove that one') from None
+        raise RunFolderError(f'{path} cannot be read ({type(e).__name__}: {e}); {remedy}') from None
     here = _flat(asked)
     keys = [k for k in {**there, **here} if there.get(k) != here.get(k)]
     differs = '; '.join(f'{k} is {there.get(k)!r} there and {here.get(k)!r} here' for k in keys[:5])
-    if keys: raise RunFolderError(f'{folder} holds the run of another recipe: {differs}; choose another folder, or remove that one')
+    if keys: raise RunFolderError(f'{folder} holds the run of another recipe: {differs}; {remedy}')
 
 # %% ../nbs/checkpoints.ipynb #ckpt-023
 @contextmanager
