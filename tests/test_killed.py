@@ -28,7 +28,7 @@ def _told(said, function, args, kwargs):
 def start(function, *args, **kwargs):
     "A process of its own."
     mine, its = server.Pipe(duplex=False)
-    run = server.Process(target=_told, args=(its, function, args, kwargs))
+    run = server.Process(target=_told, args=(its, function, args, kwargs), daemon=True)
     run.start()
     its.close()
     run.said = mine
