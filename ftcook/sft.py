@@ -9,14 +9,15 @@ __all__ = ['generate_batch', 'score', 'trainer_defaults', 'sft_config', 'train_i
            'train_task']
 
 # %% ../nbs/04_sft.ipynb #04-007
+import re
 from pathlib import Path
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
-from .data import to_prompt_completion
+from .checkpoints import go_on, one_run, save_adapter
+from .data import fingerprint, to_prompt_completion
 from .lora import lora_config
 from .quantization import load_model
 from .runtime import load_tokenizer, no_telemetry
@@ -68,15 +69,18 @@ def trainer_defaults(
                 bf16=gpu and settings.dtype == 'bfloat16', use_cpu=not gpu, dataloader_pin_memory=gpu,
                 logging_steps=0.05, save_strategy='no', report_to='none', disable_tqdm=False)
 
+def _sft_arguments(settings, output_dir, **kwargs):
+    own = dict(per_device_train_batch_size=settings.batch_size, learning_rate=settings.learning_rate,
+               num_train_epochs=settings.epochs, max_length=settings.max_length, warmup_steps=5)
+    return {**trainer_defaults(settings, output_dir), **own, **kwargs}
+
 def sft_config(
     settings, # from `load_settings`
     output_dir:str|Path, # checkpoints and logs go here
     **kwargs, # any argument of `SFTConfig`; wins over the settings
 )->SFTConfig:
     "The `SFTConfig` of the course, from settings.ini."
-    own = dict(per_device_train_batch_size=settings.batch_size, learning_rate=settings.learning_rate,
-               num_train_epochs=settings.epochs, max_length=settings.max_length, warmup_steps=5)
-    return SFTConfig(**{**trainer_defaults(settings, output_dir), **own, **kwargs})
+    return SFTConfig(**_sft_arguments(settings, output_dir, **kwargs))
 
 # %% ../nbs/04_sft.ipynb #04-027b
 def train_in_float32(
@@ -125,6 +129,14 @@ class LossCurveCallback(TrainerCallback):
         if self.handle: self.handle.update(self.fig)
 
 # %% ../nbs/04_sft.ipynb #04-050
+_no_matter = re.compile('output_dir|disable_tqdm|report_to|logging_|save_|use_cpu|dataloader_pin_memory') # to the result
+
+def _asked(task, settings, rows, arguments):
+    "All that an adapter depends on."
+    own = {k: settings[k] for k in ('model', 'quantize', 'dtype', 'rank', 'alpha_over_rank')}
+    trainer = {k: v for k,v in arguments.items() if not _no_matter.match(k)}
+    return dict(task=task.name, trainer=trainer, **own, rows=len(rows), rows_sha256=fingerprint(rows))
+
 def train_task(
     task, # what to learn, for `get_task`: such as 'flights'
     settings, # from `load_settings`
@@ -134,16 +146,17 @@ def train_task(
     callbacks:list|None=None, # passed to the trainer
     **kwargs, # any argument of `SFTConfig`
 )->SFTTrainer: # after training; its `model` carries the adapter
-    "Train a LoRA adapter on a task's rows; goes on from the last checkpoint if there is one."
+    "Train a LoRA adapter on a task's rows; goes on from the last whole checkpoint if there is one."
     task, output_dir, seed = get_task(task), Path(output_dir), settings.seed if seed is None else seed
-    tokenizer = load_tokenizer(settings.model)
-    model = model or load_model(settings.model, quantize=settings.quantize, dtype=settings.dtype)
-    torch.manual_seed(seed)
     kept = dict(seed=seed, report_to='tensorboard', save_strategy='steps', save_steps=50, save_total_limit=1)
-    args = sft_config(settings, output_dir, **{**kept, **kwargs})
-    lora = lora_config(r=settings.rank, lora_alpha=int(settings.alpha_over_rank*settings.rank))
-    trainer = sft_trainer(model, tokenizer, task.rows(settings.train_rows, 'train', seed), args, lora, callbacks=callbacks)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(output_dir) if output_dir.is_dir() else None)
-    trainer.model.save_pretrained(output_dir)
-    tokenizer.save_pretrained(output_dir)
+    arguments = _sft_arguments(settings, output_dir, **{**kept, **kwargs})
+    rows = list(task.rows(settings.train_rows, 'train', seed))
+    with one_run(output_dir, _asked(task, settings, rows, arguments)):
+        tokenizer = load_tokenizer(settings.model)
+        model = model or load_model(settings.model, quantize=settings.quantize, dtype=settings.dtype)
+        torch.manual_seed(seed)
+        lora = lora_config(r=settings.rank, lora_alpha=int(settings.alpha_over_rank*settings.rank))
+        trainer = sft_trainer(model, tokenizer, rows, SFTConfig(**arguments), lora, callbacks=callbacks)
+        go_on(trainer)
+        save_adapter(trainer.model, tokenizer, output_dir)
     return trainer

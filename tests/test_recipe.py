@@ -5,7 +5,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from ftcook.recipe import RecipeError, load_recipe, lora_arguments, resolved, sft_arguments
 from ftcook.runtime import load_settings, model_path
 from ftcook.sft import sft_config
-from ftcook.train import dry_run, file_rows, last_checkpoint, planned_steps, text_marks, train
+from ftcook.train import dry_run, file_rows, planned_steps, text_marks, train
 from conftest import root
 
 recipes = sorted((root/'recipes').glob('*.yaml'))
@@ -203,7 +203,7 @@ def test_a_run_leaves_everything_behind(whole, home, capsys):
     folder = home/'runs'/'whole'
     names = {f'{name}.json' for name in 'after before data metrics run training'.split()}
     names |= {'adapter', 'answers.jsonl', 'checkpoints', 'curve.csv', 'curve.svg', 'data', 'recipe.yaml'}
-    assert {o.name for o in folder.iterdir()} == names
+    assert {o.name for o in folder.iterdir()} - {'.lock'} == names
     assert (folder/'adapter'/'tokenizer.json').exists() and len((folder/'answers.jsonl').read_text().splitlines()) == 8
     assert whole['change']['loss']['high'] < 0 and whole['after']['loss']['value'] < whole['before']['loss']['value']
     assert whole['training']['steps'] == 8 and len((folder/'curve.csv').read_text().splitlines()) == 1 + 8 + 4
@@ -215,7 +215,7 @@ def start(folder, *overrides):
     return subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 @pytest.mark.parametrize('moment', [
-    'run.json', 'data.json', 'before.json', 'checkpoints/checkpoint-4/trainer_state.json', 'adapter'])
+    'run.json', 'data.json', 'before.json', 'checkpoints/checkpoint-4', 'checkpoints/checkpoint-4/trainer_state.json', 'adapter'])
 def test_a_killed_run_ends_like_one_that_was_left_alone(moment, whole, home):
     folder = home/'runs'/moment.replace('/', '-')
     run = start(folder)
@@ -228,12 +228,6 @@ def test_a_killed_run_ends_like_one_that_was_left_alone(moment, whole, home):
     assert train('good.yaml', output=folder) == whole
     assert weights(folder) == weights(home/'runs'/'whole')
     assert all(o.stat().st_mtime_ns == when for o,when in kept.items()) # what was finished was not done again
-
-def test_a_checkpoint_that_was_being_written_is_removed(tmp_path):
-    for step in (2, 4, 6): (tmp_path/f'checkpoint-{step}').mkdir()
-    for step,text in ((2, '{}'), (4, '{"cut')): (tmp_path/f'checkpoint-{step}'/'trainer_state.json').write_text(text)
-    assert last_checkpoint(tmp_path) == str(tmp_path/'checkpoint-2') and len(list(tmp_path.iterdir())) == 1
-    assert last_checkpoint(tmp_path/'none') is None
 
 @pytest.mark.parametrize('name,over,steps,best', [
     ('early', ['trainer.learning_rate=0.0', 'trainer.max_steps=20', 'early_stopping={patience: 2}'], 6, 2),

@@ -19,7 +19,7 @@ def tiny_model(folder):
     tokenizer.save_pretrained(folder)
     return folder
 
-def train(folder, model, stop_after=None):
+def train(folder, model, stop_after=None, callbacks=(), quantize=None, **over):
     "Six steps, a checkpoint at every second one; the steps that were made. It waits to be killed after `stop_after`."
     from transformers import TrainerCallback
     from ftcook.runtime import load_settings
@@ -30,9 +30,9 @@ def train(folder, model, stop_after=None):
             steps.append(state.global_step)
             if state.global_step == stop_after: (Path(folder)/'waiting').touch(), time.sleep(600)
     settings = load_settings('cpu', root/'settings.ini')
-    settings.update(train_rows=16, model=str(model))
-    train_task('flights', settings, folder, callbacks=[Watch()], max_steps=6, save_steps=2, per_device_train_batch_size=2,
-        report_to='none', disable_tqdm=True)
+    settings.update(train_rows=16, model=str(model), quantize=quantize or settings.quantize)
+    how = dict(max_steps=6, save_steps=2, per_device_train_batch_size=2, report_to='none', disable_tqdm=True)
+    train_task('flights', settings, folder, callbacks=[Watch(), *callbacks], **how | over)
     return steps
 
 @pytest.mark.timeout(300)
