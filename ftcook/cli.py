@@ -12,8 +12,8 @@ __all__ = ['trains_for_others', 'lesson_notebooks', 'find_notebooks', 'run_lesso
 import argparse, datetime, json, os, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from fastcore.xtras import atomic_save
 from . import __version__
+from .outputs import ends_cleanly, write_output
 from .bench import device_name, merge_rows, version_text
 from .runtime import SettingsError, find_part, load_settings, metrics_file, quiet, repository
 
@@ -155,7 +155,7 @@ def store_outputs(
         if copy is None or ''.join(copy['source']) != ''.join(cell['source']):
             raise ValueError(f"{path}: cell {cell['id']} has been edited since it ran; run the notebook again")
         cell.update(outputs=copy['outputs'], execution_count=None)
-    with atomic_save(path, 'w', encoding='utf-8') as f: f.write(json.dumps(notebook, ensure_ascii=False, indent=1) + '\n')
+    write_output(path, json.dumps(notebook, ensure_ascii=False, indent=1) + '\n')
     nbdev_clean(str(path))
 
 # %% ../nbs/command_line.ipynb #command-015
@@ -317,6 +317,7 @@ def _page_options(add):
     p.add_argument('--check', action='store_true', help='change nothing; fail if README.md is out of date')
 
 # %% ../nbs/command_line.ipynb #command-019
+@ends_cleanly()
 def main(
     argv:list|None=None, # arguments; by default those of the process
 )->int: # exit code

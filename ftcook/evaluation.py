@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Thread
 import numpy as np
 import torch
-from fastcore.xtras import atomic_save
+from .outputs import write_output
 from scipy import stats
 from .inference import load_adapter
 from .quantization import load_model
@@ -339,7 +339,7 @@ class EvalReport:
         folder.mkdir(parents=True, exist_ok=True)
         as_json = json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False, default=float)
         for name,text in (('report.md', self._repr_markdown_() + '\n'), ('report.json', as_json)):
-            with atomic_save(folder/name, 'w', encoding='utf-8') as f: f.write(text)
+            write_output(folder/name, text)
         return folder/'report.json'
     @classmethod
     def load(cls,

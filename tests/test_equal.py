@@ -1,5 +1,5 @@
 "Equal means equal: what compares rows keeps the signs that have a meaning, and drops what has none."
-import random, re, unicodedata
+import random, re
 import pytest
 from hypothesis import given, settings, strategies as st
 from ftcook.data import clusters, dedupe, duplicates, leakage, matches, normalize, poor_answers, similarity
@@ -9,17 +9,23 @@ def row(question, answer='It is so.', **more):
     return dict(messages=[dict(role='user', content=question), dict(role='assistant', content=answer)], **more)
 
 others = [
-    ('What is |-5|?', 'What is |5|?'), ('Write hello world in C++', 'Write hello world in C#'), ('Is it written in C?', 'Is it written in C++?'),
+    ('What is |-5|?', 'What is |5|?'), ('Write hello world in C++', 'Write hello world in C#'),
+    ('Is it written in C?', 'Is it written in C++?'),
     ('Is x < 5 a valid condition?', 'Is x > 5 a valid condition?'), ('Is 1.5 a number?', 'Is 1/5 a number?'),
     ('What does a += b do?', 'What does a -= b do?'), ('if (!ready) go();', 'if (ready) go();'), ('Translate: 😀', 'Translate: 😡'),
     ('Was kostet 3€?', 'Was kostet 3$?'), ('What is 3 - 5?', 'What is 3 + 5?'), ('What is 3 − 5?', 'What is 3 · 5?'),
-    ('What is 5!?', 'What is 5?'), ('What is n! for n = 3', 'What is n for n = 3'), ('What is 2⁵?', 'What is 25?'), ('What is x²?', 'What is x₂?'),
+    ('What is 5!?', 'What is 5?'), ('What is n! for n = 3', 'What is n for n = 3'), ('What is 2⁵?', 'What is 25?'),
+    ('What is x²?', 'What is x₂?'),
     ('What is ½ of it?', 'What is 1⁄2⁄ of it?'), ('Is a != b here?', 'Is a = b here?'), ('Run ls -l now', 'Run ls l now'),
-    ('Run rm -rf /tmp', 'Run rm -rf / tmp'), ('Is 1,5 more than 1?', 'Is 15 more than 1?'), ('At 12:30 or later?', 'At 1230 or later?'),
+    ('Run rm -rf /tmp', 'Run rm -rf / tmp'), ('Is 1,5 more than 1?', 'Is 15 more than 1?'),
+    ('At 12:30 or later?', 'At 1230 or later?'),
     ('What is (3+5)*2?', 'What is 3+(5*2)?'), ('What is [1, 2]?', 'What is (1, 2)?'), ('What is "1" + 1?', 'What is 1 + 1?'),
-    ('Is it 20 % or more?', 'Is it 20 or more?'), ('Is it 20° here?', 'Is it 20 here?'), ('x & y', 'x | y'), ('~x', 'x'), ('Tag #5', 'Tag 5'),
-    ('यह किला है', 'यह कला है'), ('👨‍👩‍👧 or not?', '👨👩👧 or not?'), ('if x:\n  a()\n  b()', 'if x:\n  a()\nb()'), ('Is a ? b : c right', 'Is a b c right'),
-    ('f(x) = 2', 'f x = 2'), ('a*b', 'a**b'), ('Is it +5 or so?', 'Is it -5 or so?'), ('₹5', '¥5'), ('1 000 or more', '1000 or more')]
+    ('Is it 20 % or more?', 'Is it 20 or more?'), ('Is it 20° here?', 'Is it 20 here?'), ('x & y', 'x | y'), ('~x', 'x'),
+    ('Tag #5', 'Tag 5'),
+    ('यह किला है', 'यह कला है'), ('👨‍👩‍👧 or not?', '👨👩👧 or not?'), ('if x:\n  a()\n  b()', 'if x:\n  a()\nb()'),
+    ('Is a ? b : c right', 'Is a b c right'),
+    ('f(x) = 2', 'f x = 2'), ('a*b', 'a**b'), ('Is it +5 or so?', 'Is it -5 or so?'), ('₹5', '¥5'),
+    ('1 000 or more', '1000 or more')]
 
 @pytest.mark.parametrize('a, b', others)
 def test_another_sign_is_another_question(a, b):
@@ -31,9 +37,12 @@ def test_another_sign_is_another_question(a, b):
     if len(a) > 12: assert leakage([row(a)], [row(b)], .95) == []
 
 same = [
-    ('Hello,  WORLD!', 'hello world'), ('Why?', 'why'), ('Yes. No.', 'yes, no'), ('¿Cómo está?', 'cómo está'), ('Bonjour !', 'bonjour'),
-    ('“Why” – she asked', '"why" - she asked'), ("It’s so", "it's so"), ('Ｈｅｌｌｏ', 'hello'), ('ﬁne', 'fine'), ('cafe\u0301', 'café'),
-    ('a\u00a0b', 'a b'), ('one\ntwo', 'one two'), ('STRASSE', 'straße'), ('soft\u00adhyphen', 'softhyphen'), ('What?!  Really…', 'what really'),
+    ('Hello,  WORLD!', 'hello world'), ('Why?', 'why'), ('Yes. No.', 'yes, no'), ('¿Cómo está?', 'cómo está'),
+    ('Bonjour !', 'bonjour'),
+    ('“Why” – she asked', '"why" - she asked'), ("It’s so", "it's so"), ('Ｈｅｌｌｏ', 'hello'), ('ﬁne', 'fine'),
+    ('cafe\u0301', 'café'),
+    ('a\u00a0b', 'a b'), ('one\ntwo', 'one two'), ('STRASSE', 'straße'), ('soft\u00adhyphen', 'softhyphen'),
+    ('What?!  Really…', 'what really'),
     ('3 − 5', '3 - 5'), ('It cost 5 kr.', 'it cost 5 kr'), ('In 2020, it was', 'in 2020 it was'), ('你好。', '你好')]
 
 @pytest.mark.parametrize('a, b', same)
@@ -91,7 +100,8 @@ def test_a_symbol_more_is_another_text(text, symbol, data):
 def test_hostile_texts_take_linear_time():
     import time
     start = time.process_time()
-    for text in (' '*200_000 + 'x', '!'*200_000 + 'x', '.,'*100_000 + ' x', '\n'*200_000 + 'x', '('*200_000, '1.'*100_000, '\u0301'*200_000):
+    for text in (' '*200_000 + 'x', '!'*200_000 + 'x', '.,'*100_000 + ' x', '\n'*200_000 + 'x', '('*200_000, '1.'*100_000,
+        '\u0301'*200_000):
         normalize(text), similarity(text, 'x')
     assert time.process_time() - start < 5
 
@@ -102,7 +112,8 @@ def test_near_duplicates_against_brute_force(threshold):
     texts = []
     for _ in range(60):
         base = rng.choices(words, k=rng.randint(5, 80))
-        for _ in range(5): texts.append(' '.join(rng.choice(words) if rng.random() < rng.choice([.01, .05, .1]) else w for w in base))
+        for _ in range(5): texts.append(' '.join(rng.choice(words) if rng.random() < rng.choice([.01, .05,
+            .1]) else w for w in base))
     slow = {(i, j) for i in range(len(texts)) for j in range(i) if similarity(texts[i], texts[j]) >= threshold}
     fast = {(i, j) for i,found in enumerate(matches(texts, texts, threshold)) for j,_ in found if j < i}
     assert fast <= slow and len(slow) > 50 and len(fast) >= .999*len(slow) - .5

@@ -113,6 +113,7 @@ def _check_message(i, message):
         if problem: problems.append(problem)
     return turn, problems
 
+# %% ../../nbs/01a_data_check.ipynb #01a-c01
 def _check_calls(i, calls):
     "The problem with the tool calls of message `i`, or None."
     if calls is None: return
@@ -575,6 +576,7 @@ def _unmix(f, paths, folder):
         f.truncate()
         shutil.copyfileobj(changed, f)
 
+# %% ../../nbs/01a_data_check.ipynb #01a-c02
 def check_file(
     path:str|Path, # a JSONL file in any of `formats`
     fix:str|Path|None=None, # write the good rows here (clean.jsonl), the bad ones beside it (clean.rejects.jsonl)

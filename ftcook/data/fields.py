@@ -56,11 +56,12 @@ def unloadable(
             if found := unloadable(v, place): return found
 
 # %% ../../nbs/fields.ipynb #fld-032
-_first_block, _most_characters = 10 << 20, 2**20 # of the file, before load_dataset settles the types; of names to remember
+_first_block, _most_characters = 10 << 20, 2**18 # of the file, before load_dataset settles the types; of names to remember
 _plain, _turns = frozenset(['role', 'content']), ('messages', 'prompt', 'chosen', 'rejected')
 _traces = [{'type': 'text', 'message': 'an object'}, {'type': 'text', 'payload': 'an object'},
            {'type': 'text', 'id': 'text', 'version': 'a number', 'cwd': 'text'},
            {k: 'text' for k in ('id', 'source', 'model', 'system_prompt')} | {'messages': 'a list'}]
+_trace_columns = {k for columns in _traces for k in columns}
 
 class Fields:
     "The fields of a file and their kinds, as far as it has been read."
@@ -122,8 +123,9 @@ def _first(self:Fields, path, kind, line):
     known[kind] = line
     if not (self.early or settled or any(path[:i] in self.open for i in range(len(path)))):
         return [('late_field', f'{said} for the first time after 10 MiB')]
-    return self._like_a_trace() if len(path) == 1 and not self.trace else []
+    return self._like_a_trace() if len(path) == 1 and path[0] in _trace_columns and not self.trace else []
 
+# %% ../../nbs/fields.ipynb #fld-038
 def _text_level(path):
     "Where a value is turned into text: a column, a field of a message, or the arguments of a call."
     start = 0

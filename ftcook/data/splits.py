@@ -64,12 +64,12 @@ def _sides(rows, groups, values, by, sizes, seed):
 class DataError(ValueError):
     "Data that cannot be loaded, or a data set on disk that is not what its card says."
 
-def _dataset(rows):
-    "A `Dataset` of all columns, in which every row is what it was."
+def _dataset(rows, among):
+    "A `Dataset` of all columns, in which every row is what it was; an error names its place `among` others."
     from datasets import Dataset
     columns = dict.fromkeys(k for r in rows for k in r)
     try: return Dataset.from_dict({k: [r.get(k) for r in rows] for k in columns}, on_mixed_types='use_json')
-    except (ValueError, TypeError, OverflowError, RecursionError) as e: raise DataError(_why_not(rows) or str(e)) from e
+    except (ValueError, TypeError, OverflowError, RecursionError) as e: raise DataError(_why_not(among) or str(e)) from e
 
 def _why_not(rows):
     "What `check` would say of the first row that Arrow refuses."
@@ -82,7 +82,7 @@ _ways = ('random', 'stratified', 'source', 'time')
 
 def _check_options(rows, by, key, sizes):
     for name,size in sizes.items():
-        if not (0 <= size < 1 or size >= 1 and size == int(size)):
+        if not (0 <= size < 1 or size >= 1 and size % 1 == 0):
             raise ValueError(f'{name} is {size}; it must be a share from 0 to 1, or a number of rows')
     wanted = sum(round(size*len(rows)) if size < 1 else size for size in sizes.values())
     if rows and wanted >= len(rows):
@@ -111,7 +111,7 @@ def split(
     if by == 'source': labels.append(values)
     together = join_groups(*labels) if rows else []
     sides = _sides(rows, together, values, by, sizes, seed)
-    def part(name): return _dataset([r for r,side in zip(rows, sides) if side == name])
+    def part(name): return _dataset([r for r,side in zip(rows, sides) if side == name], rows)
     return DatasetDict({name: part(name) for name in ('train', 'validation', 'test') if name in sides})
 
 # %% ../../nbs/01f_data_splits.ipynb #01-207
@@ -139,7 +139,7 @@ def write_splits(
     **more, # further facts for the card
 )->Path: # the folder, <name>-<first 12 digits of the hash>
     "Write each split as JSONL with a data card, all at once or not at all."
-    if Path(name).name != name: raise ValueError(f'name is {name!r}; it becomes the name of a folder and may hold no /')
+    if not name or name[0] == '.' or Path(name).name != name: raise ValueError(f'name is {name!r}; it becomes the name of a folder, with no / in it and no . before it')
     content = {side: ''.join(json.dumps(row, ensure_ascii=False, default=str) + '\n' for row in rows).encode() for side,rows in splits.items()}
     parts = {side: dict(file=f'{side}.jsonl', rows=len(splits[side]), bytes=len(data), sha256=_sha256(data))
              for side,data in content.items()}
@@ -208,6 +208,7 @@ def _checked(path):
     if at_end and at_end[1] != whole[:12]: raise DataError(f'{path.parent}: the card in it is of {whole[:12]}; the folder was renamed')
     return card
 
+# %% ../../nbs/01f_data_splits.ipynb #01f-c03
 def read_card(
     folder:str|Path, # written by `write_splits`
 )->dict: # the card, after the files were checked against it
@@ -230,4 +231,4 @@ def load_splits(
     from datasets import DatasetDict
     def rows(o):
         with (Path(folder)/o['file']).open(encoding='utf-8', newline='\n') as f: return [json.loads(line) for line in f]
-    return DatasetDict({side: _dataset(rows(o)) for side,o in read_card(folder)['splits'].items()})
+    return DatasetDict({side: _dataset(given := rows(o), given) for side,o in read_card(folder)['splits'].items()})
