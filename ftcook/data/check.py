@@ -41,7 +41,8 @@ remedies = dict(
     no_rows='The file holds no row: check the export that made it.',
     not_object='Each line must be one JSON object. For a file that is one JSON array: jq -c ".[]" array.json > rows.jsonl',
     unknown_format='Rename the columns to those of a known format; see ftcook.data.formats.',
-    mixed_kinds='Keep preference pairs and conversations in separate files. The first good row decides: if it is the stray, move it.',
+    mixed_kinds='Keep preference pairs and conversations in separate files. '
+                'The first good row decides: if it is the stray, move it.',
     no_messages='A conversation is a list of at least one message.',
     bad_message='A message is an object with the keys role and content.',
     missing_role='Add the role: system, user, assistant or tool.',
@@ -58,9 +59,11 @@ remedies = dict(
     too_nested='Write the inner part as JSON text.',
     mixed_types='Give the field one type in all rows. A fixed file has it as JSON text.',
     big_integer='Write it as text. A fixed file has the whole field as text.',
-    late_field='load_dataset settles the types by the first 10 MiB: shuffle the file (shuf), or fill the field in from the start.',
+    late_field='load_dataset settles the types by the first 10 MiB: '
+               'shuffle the file (shuf), or fill the field in from the start.',
     too_many_fields='A key that is data (a name, a date) belongs into a value: [{"name": …, "value": …}].',
-    agent_trace='datasets takes such a file for the log of an agent: rename one, or use load_dataset(…, parse_agent_traces=False).')
+    agent_trace='datasets takes such a file for the log of an agent: '
+                'rename one, or use load_dataset(…, parse_agent_traces=False).')
 
 # %% ../../nbs/01a_data_check.ipynb #01a-a05
 @dataclass(frozen=True, slots=True)

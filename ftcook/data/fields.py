@@ -84,7 +84,8 @@ class Fields:
             if pair in self.wrong: problems.append(self.wrong[pair])
             elif pair[1] not in self.kinds.get(pair[0], ()): problems += self._first(*pair, line)
         if self.size > _most_characters:
-            problems.append(('too_many_fields', f'{len(self.kinds):,} different fields so far; they are not followed any further'))
+            said = f'{len(self.kinds):,} different fields so far; they are not followed any further'
+            problems.append(('too_many_fields', said))
         return problems
 
 # %% ../../nbs/fields.ipynb #fld-034

@@ -75,7 +75,8 @@ def _why_not(rows):
     "What `check` would say of the first row that Arrow refuses."
     fields = Fields()
     for i,row in enumerate(rows):
-        for code,said in [o for o in (unloadable(row),) if o] or fields.see(row, i, 0): return f'row {i}: {said}. {remedies[code]}'
+        found = [o for o in (unloadable(row),) if o] or fields.see(row, i, 0)
+        if found: return f'row {i}: {found[0][1]}. {remedies[found[0][0]]}'
 
 # %% ../../nbs/01f_data_splits.ipynb #01-199c
 _ways = ('random', 'stratified', 'source', 'time')
@@ -139,8 +140,10 @@ def write_splits(
     **more, # further facts for the card
 )->Path: # the folder, <name>-<first 12 digits of the hash>
     "Write each split as JSONL with a data card, all at once or not at all."
-    if not name or name[0] == '.' or Path(name).name != name: raise ValueError(f'name is {name!r}; it becomes the name of a folder, with no / in it and no . before it')
-    content = {side: ''.join(json.dumps(row, ensure_ascii=False, default=str) + '\n' for row in rows).encode() for side,rows in splits.items()}
+    if not name or name[0] == '.' or Path(name).name != name:
+        raise ValueError(f'name is {name!r}; it becomes the name of a folder, with no / in it and no . before it')
+    def line(row): return json.dumps(row, ensure_ascii=False, default=str) + '\n'
+    content = {side: ''.join(map(line, rows)).encode() for side,rows in splits.items()}
     parts = {side: dict(file=f'{side}.jsonl', rows=len(splits[side]), bytes=len(data), sha256=_sha256(data))
              for side,data in content.items()}
     whole = fingerprint({side: o['sha256'] for side,o in parts.items()})
@@ -203,9 +206,11 @@ def _checked(path):
     for side,o in parts:
         if o['file'] != f'{side}.jsonl' or Path(o['file']).name != o['file']:
             raise DataError(f"{path}: the file of split {side!r} must be {side}.jsonl beside the card, and not {o['file']!r}")
-    whole, at_end = fingerprint({side: o['sha256'] for side,o in parts}), re.search('-([0-9a-f]{12})$', path.parent.resolve().name)
+    whole = fingerprint({side: o['sha256'] for side,o in parts})
+    at_end = re.search('-([0-9a-f]{12})$', path.parent.resolve().name)
     if card['sha256'] != whole: raise DataError(f"{path}: its sha256 is not that of its splits; the card was changed")
-    if at_end and at_end[1] != whole[:12]: raise DataError(f'{path.parent}: the card in it is of {whole[:12]}; the folder was renamed')
+    if at_end and at_end[1] != whole[:12]:
+        raise DataError(f'{path.parent}: the card in it is of {whole[:12]}; the folder was renamed')
     return card
 
 # %% ../../nbs/01f_data_splits.ipynb #01f-c03
