@@ -100,9 +100,9 @@ def _look(self:Fields, value, path, found, turns=False):
         for k,v in value.items(): self._look(v, (*path, k), found)
     elif kind is list:
         inner = (*path, None)
-        for v in value:
-            if turns and type(v) is dict and v.keys() == _plain: self._shape(inner, _plain)
-            else: self._look(v, inner, found)
+        special = [v for v in value if type(v) is not dict or len(v) != 2 or not _plain <= v.keys()] if turns else value
+        if len(special) < len(value): self._shape(inner, _plain)
+        for v in special: self._look(v, inner, found)
 
 @patch
 def _shape(self:Fields, path, keys):
