@@ -10,7 +10,7 @@ __all__ = ['pinned', 'device_name', 'version_text', 'label', 'measurement', 'rea
 # %% ../nbs/bench.ipynb #bench-004
 import csv, datetime, os, subprocess
 from pathlib import Path
-from fastcore.xtras import atomic_save
+from .outputs import output
 from .runtime import repository, versions
 
 # %% ../nbs/bench.ipynb #bench-011
@@ -70,7 +70,8 @@ def merge_rows(
     "Put `rows` into a table, each in place of the older one with the same key."
     if not rows: return
     merged = {tuple(str(r[k]) for k in key): r for r in read_table(path) + rows}
-    with atomic_save(Path(path), 'w', newline='') as f:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with output(path) as f:
         writer = csv.DictWriter(f, list(rows[0]), lineterminator='\n', extrasaction='ignore')
         writer.writeheader()
         writer.writerows(merged[k] for k in sorted(merged))

@@ -13,8 +13,8 @@ import argparse, datetime, json, os, sys, time, traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
-from fastcore.xtras import atomic_save
 from . import __version__
+from .outputs import ends_cleanly, write_output
 from .bench import device_name, merge_rows, version_text
 from .limits import PrintableStream, no_limits, read_capped, read_json, read_yaml_text
 from .runtime import SettingsError, find_model, find_part, load_settings, metrics_file, no_telemetry, quiet, repository
@@ -158,7 +158,7 @@ def store_outputs(
         if copy is None or ''.join(copy['source']) != ''.join(cell['source']):
             raise ValueError(f"{path}: cell {cell['id']} has been edited since it ran; run the notebook again")
         cell.update(outputs=copy['outputs'], execution_count=None)
-    with atomic_save(path, 'w', encoding='utf-8') as f: f.write(json.dumps(notebook, ensure_ascii=False, indent=1) + '\n')
+    write_output(path, json.dumps(notebook, ensure_ascii=False, indent=1) + '\n')
     nbdev_clean(str(path))
 
 # %% ../nbs/command_line.ipynb #command-015
@@ -354,6 +354,7 @@ def _named_model(args):
     base = [base, *(o.partition('=')[2] for o in args.set if o.startswith('model.base='))][-1]
     return base if isinstance(base, str) and base.count('/') == 1 and base[0] not in './~' else None
 
+@ends_cleanly()
 def main(
     argv:list|None=None, # arguments; by default those of the process
 )->int: # exit code

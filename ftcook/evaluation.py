@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 import numpy as np
-from fastcore.xtras import atomic_save
+from .outputs import write_output
 from scipy import stats
 from .limits import CutOffError, markdown_safe, printable, read_json
 from .runtime import model_path, no_telemetry, number, table
@@ -391,7 +391,7 @@ class EvalReport:
         folder.mkdir(parents=True, exist_ok=True)
         as_json = json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False, default=float)
         for name,text in (('report.md', self._repr_markdown_() + '\n'), ('report.json', as_json)):
-            with atomic_save(folder/name, 'w', encoding='utf-8') as f: f.write(text)
+            write_output(folder/name, text)
         return folder/'report.json'
     @classmethod
     def load(cls,

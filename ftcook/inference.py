@@ -9,13 +9,14 @@ __all__ = ['AdapterError', 'load_adapter', 'PieceStreamer', 'stream', 'generate_
            'save_for_serving']
 
 # %% ../nbs/05_inference.ipynb #05-007
-import json, shutil, tempfile, warnings
+import json, warnings
 from pathlib import Path
 from threading import Thread
 from fastcore.basics import AttrDict
 from peft import PeftModel
 from safetensors import safe_open
 from transformers import TextIteratorStreamer
+from .outputs import output_folder
 from .quantization import load_model
 from .sft import generate_batch
 from .tasks import parse_answer
@@ -192,16 +193,11 @@ def save_for_serving(
     "Save weights, tokenizer, template, generation settings and a card, all or nothing."
     folder = Path(folder)
     _check_servable(model, tokenizer, folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix='.saving-', dir=folder.parent))
     model.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False)
     model.config.eos_token_id = tokenizer.eos_token_id
     dtype = str(model.dtype).removeprefix('torch.')
-    try:
+    with output_folder(folder) as work:
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)
         (work/'README.md').write_text(_card(folder.name, base_model, license, dtype, data, tokenizer.eos_token))
-        work.chmod(0o755)
-        work.rename(folder)
-    finally: shutil.rmtree(work, ignore_errors=True)
     return folder

@@ -15,6 +15,7 @@ import latex2mathml.converter
 from pathlib import Path
 from fastcore.nbio import md_frontmatter, mk_cell, read_nb, write_nb
 from fastcore.xtras import working_directory
+from .outputs import write_output
 from .runtime import Markdown, course_parts, palette, plot_style, repository, table, timing
 from nbdev.config import create_output, get_config
 from nbdev.doclinks import NbdevLookup
@@ -172,9 +173,9 @@ def readme(
     if check:
         if target.read_text() == text and all((images/name).exists() for name in pictures): return
         raise SystemExit('README.md is not what nbs/index.ipynb makes; run `make readme` and commit the result')
-    target.write_text(text)
+    write_output(target, text)
     images.mkdir(exist_ok=True)
-    for name,png in pictures.items(): (images/name).write_bytes(base64.b64decode(png))
+    for name,png in pictures.items(): write_output(images/name, base64.b64decode(png))
     clean_nb(nb)
     write_nb(nb, path)
 

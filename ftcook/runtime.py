@@ -15,9 +15,10 @@ __all__ = ['libraries', 'unasked', 'knobs', 'model_package', 'shapes', 'palette'
 import configparser, csv, importlib.metadata, importlib.util, json, os, platform, shutil, sys, tempfile, warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
-from fastcore.xtras import Config, atomic_save
+from fastcore.xtras import Config
 from fastcore.basics import AttrDict
 from fastcore.xdg import xdg_cache_home
+from .outputs import write_output
 
 # %% ../nbs/00_setup.ipynb #00-010
 libraries = 'torch transformers datasets accelerate bitsandbytes peft trl flash-attn papermill'.split()
@@ -403,7 +404,7 @@ def record(
     "Keep what a lesson measured in this run, in place of what it measured before."
     path = metrics_file(lesson, run_folder(profile))
     path.parent.mkdir(exist_ok=True)
-    with atomic_save(path, 'w') as f: json.dump(metrics, f, indent=1, sort_keys=True)
+    write_output(path, json.dumps(metrics, indent=1, sort_keys=True))
     return metrics
 
 # %% ../nbs/00_setup.ipynb #00-067

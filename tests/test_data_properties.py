@@ -13,13 +13,14 @@ many = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCh
 keys = st.sampled_from(('messages conversations prompt completion chosen rejected instruction input output system history '
                         'role content from value tool_calls a').split())
 names = st.sampled_from(['', ' ', 'system', 'user', 'assistant', 'tool', 'human', 'gpt'])
-numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-atoms = st.none() | st.booleans() | numbers | names | st.text(max_size=8)
+numbers = st.integers(-2**63, 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+anything = st.characters(codec='utf-8', exclude_characters='\0')
+atoms = st.none() | st.booleans() | numbers | names | st.text(anything, max_size=8)
 values = st.recursive(atoms, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4), max_leaves=12)
 rows = st.dictionaries(keys, values, max_size=5)
 
 # Good conversations
-texts = st.text(st.characters(codec='utf-8'), min_size=1, max_size=20).filter(lambda o: not o.isspace())
+texts = st.text(anything, min_size=1, max_size=20).filter(lambda o: any(c.isalnum() for c in o))
 def messages(role, **extra): return st.builds(lambda text: [dict(role=role, content=text, **extra)], texts)
 @st.composite
 def answers(draw, last=False):

@@ -6,18 +6,20 @@ Docs: https://ftcook.github.io/ftcook/data_check.html.md"""
 
 # %% auto #0
 __all__ = ['remedies', 'formats', 'Problem', 'check_messages', 'detect_format', 'FormatError', 'to_messages', 'from_messages',
-           'to_prompt_completion', 'check_row', 'Line', 'read_rows', 'Report', 'sync_folder', 'check_file']
+           'to_prompt_completion', 'check_row', 'Line', 'read_rows', 'Report', 'check_file']
 
 # %% ../../nbs/01a_data_check.ipynb #01a-h07
-import base64, itertools, json, os, re, reprlib, time, uuid
+import base64, itertools, json, os, re, reprlib, shutil, tempfile, time
 from collections import Counter
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 import msgspec
 from fastcore.basics import patch
 from ..limits import markdown_safe, printable
+from ..outputs import check_output, outputs
 from ..runtime import table
+from .fields import Fields, as_text, unloadable
 
 # %% ../../nbs/01a_data_check.ipynb #01-012
 _turn_names = dict(s='system', u='user', a='assistant', t='tool', c='assistant (tool call)')
@@ -31,6 +33,7 @@ remedies = dict(
                  'For a file that is one JSON array: jq -c ".[]" array.json > rows.jsonl',
     truncated='The file was cut off: copy or export it again.',
     encoding='Convert the file: iconv -f LATIN1 -t UTF-8 (or -f UTF-16).',
+    compressed='Unpack it first: gunzip data.jsonl.gz (or unzip, bunzip2, unxz, unzstd).',
     bom='Save as "UTF-8", not "UTF-8 with BOM". A fixed file has none.',
     duplicate_key='Keep one of the two. Most parsers keep the last and say nothing.',
     lone_surrogate='Half of an emoji is left: write the row again from its source, or delete the escape.',
@@ -39,7 +42,8 @@ remedies = dict(
     no_rows='The file holds no row: check the export that made it.',
     not_object='Each line must be one JSON object. For a file that is one JSON array: jq -c ".[]" array.json > rows.jsonl',
     unknown_format='Rename the columns to those of a known format; see ftcook.data.formats.',
-    mixed_kinds='Keep preference pairs and conversations in separate files.',
+    mixed_kinds='Keep preference pairs and conversations in separate files. '
+                'The first good row decides: if it is the stray, move it.',
     no_messages='A conversation is a list of at least one message.',
     bad_message='A message is an object with the keys role and content.',
     missing_role='Add the role: system, user, assistant or tool.',
@@ -48,9 +52,19 @@ remedies = dict(
     not_alternating='Join neighbouring turns of one speaker, or split the conversation.',
     last_not_assistant='Add the answer, or drop what follows the last answer.',
     tool_without_call='A tool message follows an assistant message with tool_calls.',
+    bad_tool_call='A call is {"function": {"name": text, "arguments": an object}}; tool_calls is a list of those.',
     empty_content='Drop the row: it would teach the model to say nothing.',
     bad_content='Content must be a string; join the text parts of a list.',
-    same_pair='Drop the row: chosen and rejected must differ.')
+    same_pair='Drop the row: chosen and rejected must differ.',
+    nul_character='Delete it: it is left of binary data, and many programs end a text there.',
+    too_nested='Write the inner part as JSON text.',
+    mixed_types='Give the field one type in all rows. A fixed file has it as JSON text.',
+    big_integer='Write it as text. A fixed file has the whole field as text.',
+    late_field='load_dataset settles the types by the first 10 MiB: '
+               'shuffle the file (shuf), or fill the field in from the start.',
+    too_many_fields='A key that is data (a name, a date) belongs into a value: [{"name": …, "value": …}].',
+    agent_trace='datasets takes such a file for the log of an agent: '
+                'rename one, or use load_dataset(…, parse_agent_traces=False).')
 
 # %% ../../nbs/01a_data_check.ipynb #01a-a05
 @dataclass(frozen=True, slots=True)
@@ -72,11 +86,14 @@ class Problem:
 # %% ../../nbs/01a_data_check.ipynb #01-017
 _most = 10 # problems per row that are worth listing
 
+_visible = re.compile('[^\\s\0-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e'
+                      '\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]').search
+
 def _plain_turn(message):
     "Letter of an ordinary message; None for one that needs a closer look."
     if type(message) is not dict or 'tool_calls' in message: return
     role, content = message.get('role'), message.get('content')
-    if type(role) is str and type(content) is str and content and not content.isspace(): return _letters.get(role)
+    if type(role) is str and type(content) is str and _visible(content): return _letters.get(role)
 
 def _check_content(i, message, turn):
     "The problem with the content of message `i`, or None."
@@ -84,7 +101,7 @@ def _check_content(i, message, turn):
     if content is None and called: return
     if 'content' not in message: return Problem('bad_content', f'message {i} has no content')
     if not isinstance(content, str): return Problem('bad_content', f'the content of message {i} is {reprlib.repr(content)}')
-    if called or (content and not content.isspace()): return
+    if called or _visible(content): return
     role = message.get('role')
     return Problem('empty_content', f'message {i} ({role if turn else reprlib.repr(role)}) is empty')
 
@@ -96,8 +113,21 @@ def _check_message(i, message):
     if turn == 'a' and message.get('tool_calls'): turn = 'c'
     if role is None: problems.append(Problem('missing_role', f'message {i} has no role'))
     elif not turn: problems.append(Problem('unknown_role', f'message {i} has the role {reprlib.repr(role)}'))
-    if problem := _check_content(i, message, turn): problems.append(problem)
+    for problem in (_check_content(i, message, turn), _check_calls(i, message.get('tool_calls'))):
+        if problem: problems.append(problem)
     return turn, problems
+
+# %% ../../nbs/01a_data_check.ipynb #01a-c01
+def _check_calls(i, calls):
+    "The problem with the tool calls of message `i`, or None."
+    if calls is None: return
+    if not isinstance(calls, list): return Problem('bad_tool_call', f'the tool_calls of message {i} are {reprlib.repr(calls)}')
+    for k,call in enumerate(calls, 1):
+        function = call.get('function', call) if isinstance(call, dict) else None
+        name = function.get('name') if isinstance(function, dict) else None
+        if not isinstance(name, str) or not name: return Problem('bad_tool_call', f'call {k} of message {i} names no function')
+        if not isinstance(given := function.get('arguments'), (dict, str, type(None))):
+            return Problem('bad_tool_call', f'the arguments of call {k} of message {i} are {reprlib.repr(given)}')
 
 # %% ../../nbs/01a_data_check.ipynb #01a-a07
 def _check_order(turns):
@@ -264,13 +294,15 @@ def to_prompt_completion(
     return from_messages(row, 'prompt_completion')
 
 # %% ../../nbs/01a_data_check.ipynb #01-037
-def _examine(row):
+def _examine(row, suspicious=True):
     "Format of a row, the row in conversational format (both None if it has none), and its problems."
     if not isinstance(row, dict): return None, None, [Problem('not_object', f'{reprlib.repr(row)} in place of an object')]
     name = detect_format(row)
     try: row = _convert(row, name)
     except FormatError as e: return None, None, [Problem('unknown_format', str(e))]
-    return name, row, _check_pair(row) if name == 'preference' else check_messages(row['messages'])
+    problems = _check_pair(row) if name == 'preference' else check_messages(row['messages'])
+    if suspicious and (found := unloadable(row)): problems.append(Problem(*found))
+    return name, row, problems
 
 def _check_pair(row):
     "What is wrong with a preference pair: with its chosen side, then what only its rejected side has."
@@ -328,6 +360,7 @@ class Line:
     "One line of a JSONL file."
     number: int # 1 is the first
     raw: bytes # as in the file; of an over-long line the beginning
+    given: object=None # the row as it stands there
     row: dict|None=None # in conversational format; None where there is none
     format: str|None=None # key of `formats`
     text: bytes=b'' # the row as JSON: the line itself where it needed no conversion
@@ -348,14 +381,15 @@ def _read_line(number, raw):
         line.status = 'blank'
         return line
     try:
-        row, repeated = _decode_strictly(text)
-        line.format, line.row, problems = _examine(row)
+        line.given, repeated = _decode_strictly(text)
+        suspicious = b'\\u0000' in text or text.count(b'{') + text.count(b'[') > 40 # can it hold NULs, be nested deeply?
+        line.format, line.row, problems = _examine(line.given, suspicious)
         if repeated:
             names = ', '.join(map(reprlib.repr, repeated[:3]))
             problems = [Problem('duplicate_key', f'{names} more than once in one object')]
         if not problems:
             line.status = 'kept'
-            line.text = text if line.row is row or line.row == row else _encode(line.row)
+            line.text = text if line.row is line.given or line.row == line.given else _encode(line.row)
     except (ValueError, RecursionError) as e: problems = [_why(text, raw.endswith(b'\n'), e)]
     line.problems += [Problem(p.code, p.message, number) for p in problems]
     return line
@@ -367,33 +401,38 @@ def _rest(f, max_bytes):
         yield piece
         if piece.endswith(b'\n'): return
 
-def _mixed(number, pair):
-    "The problem of a row that is of another kind than the rows before it."
-    this, others = ('a preference pair', 'conversations') if pair else ('a conversation', 'preference pairs')
-    return Problem('mixed_kinds', f'{this} in a file of {others}', number)
+def _mixed(number, pair, first):
+    "The problem of a row that is of another kind than the first good one."
+    this, other = ('a preference pair', 'a conversation') if pair else ('a conversation', 'a preference pair')
+    return Problem('mixed_kinds', f'{this}, and line {first}, the first good one, is {other}', number)
+
+_packed = {b'\x1f\x8b': 'gzip', b'PK\3\4': 'zip', b'BZh': 'bzip2', b'\xfd7zXZ': 'xz', b'(\xb5/\xfd': 'zstd', b'PAR1': 'Parquet'}
 
 def read_rows(
     path:str|Path, # a JSONL file
     max_bytes:int=2**20, # report a longer line as `too_long`
 ): # yields a `Line` for every line of the file
     "Each line of a JSONL file with what is wrong with it, in constant memory."
-    if max_bytes < 1: raise ValueError(f'max_bytes is {max_bytes}; it must be at least 1')
-    pairs = None # is this a file of preference pairs? The first good row decides
+    if not 1 <= max_bytes <= 2**31: raise ValueError(f'max_bytes is {max_bytes}; it must be from 1 to {2**31:,}')
+    first, packed, fields, offset = None, None, Fields(), 0
     with open(path, 'rb', buffering=2**20) as f:
         for number in itertools.count(1):
             if not (raw := f.readline(max_bytes + 1)): return
+            if number == 1: packed = next((name for magic,name in _packed.items() if raw.startswith(magic)), None)
             if len(raw) > max_bytes and not raw.endswith(b'\n'):
                 rest = _rest(f, max_bytes)
                 yield Line(number, raw, problems=[Problem('too_long', f'more than {max_bytes:,} bytes', number)], rest=rest)
                 for _ in rest: pass # where the caller left it unread
                 continue
             line = _read_line(number, raw)
+            if packed: line = Line(number, raw, problems=[Problem('compressed', f'{packed}, not text', number)])
             if line.status == 'kept':
-                pair = _is_pair(line.row)
-                if pairs is None: pairs = pair
-                if pair != pairs:
+                first = first or (number, _is_pair(line.row)) # is this a file of preference pairs? The first good row decides
+                if _is_pair(line.row) != first[1]:
                     line.status = 'rejected'
-                    line.problems.append(_mixed(number, pair))
+                    line.problems.append(_mixed(number, not first[1], first[0]))
+                else: line.problems += [Problem(*o, number) for o in fields.see(line.given, number, offset)]
+            offset += len(raw)
             yield line
 
 # %% ../../nbs/01a_data_check.ipynb #01-057
@@ -491,33 +530,6 @@ def to_dict(self:Report)->dict: # for JSON
                 seconds=round(self.seconds, 3), formats=dict(self.formats), problems=problems,
                 clean=self.clean, rejects=self.rejects)
 
-# %% ../../nbs/01a_data_check.ipynb #01-062
-@contextmanager
-def _appear_together(first, last):
-    "Two files, open for writing, that appear when both are whole: `first`, then `last`."
-    parts = [p.with_name(f'.{p.name}.{uuid.uuid4().hex[:8]}.partial') for p in (first, last)]
-    try:
-        with open(parts[0], 'xb') as a, open(parts[1], 'xb') as b:
-            yield a, b
-            for f in (a, b):
-                f.flush()
-                os.fsync(f.fileno())
-        last.unlink(missing_ok=True)
-        for part,path in zip(parts, (first, last)):
-            os.replace(part, path)
-            sync_folder(path.parent)
-    finally:
-        for part in parts: part.unlink(missing_ok=True)
-
-def sync_folder(
-    folder:str|Path, # where files were renamed
-):
-    "Force the names in `folder` to disk, so that they survive a power cut."
-    if not hasattr(os, 'O_DIRECTORY'): return # not on Windows
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try: os.fsync(fd)
-    finally: os.close(fd)
-
 # %% ../../nbs/01a_data_check.ipynb #01-063
 def _write_reject(f, line):
     "One line of JSON: number, problems, and the whole line as `raw` text or as `base64`."
@@ -548,17 +560,28 @@ def _base64(pieces):
 def _fix_paths(path, fix):
     "Where the good and the bad rows go."
     clean = Path(fix)
-    rejects = clean.with_name(f'{clean.stem}.rejects.jsonl')
-    if not clean.parent.is_dir(): raise FileNotFoundError(f'{clean.parent}: no such folder')
+    rejects = clean.with_name(f'{clean.stem}.rejects{clean.suffix}')
     for p in (clean, rejects):
-        if p.is_dir(): raise IsADirectoryError(f'{p}: is a folder; give the name of a file')
         if p.exists() and os.path.samefile(p, path):
             raise ValueError(f'{p}: would overwrite the input; choose another name for the fixed file')
-    return clean, rejects
+    return check_output(clean), check_output(rejects)
 
+def _unmix(f, paths, folder):
+    "Turn fields into text in all rows of the open file `f`."
+    with tempfile.TemporaryFile(dir=folder) as changed:
+        f.seek(0)
+        for line in f:
+            row = _decode(line)
+            for path in paths: row = as_text(row, path)
+            changed.write(_encode(row) + b'\n')
+        for o in (f, changed): o.seek(0)
+        f.truncate()
+        shutil.copyfileobj(changed, f)
+
+# %% ../../nbs/01a_data_check.ipynb #01a-c02
 def check_file(
     path:str|Path, # a JSONL file in any of `formats`
-    fix:str|Path|None=None, # write the good rows here, the bad ones to `<fix>.rejects.jsonl`
+    fix:str|Path|None=None, # write the good rows here (clean.jsonl), the bad ones beside it (clean.rejects.jsonl)
     max_bytes:int=2**20, # report a longer line as `too_long`
 )->Report: # counts and examples; shows as a table
     "Check a JSONL file of training data, and repair it on request."
@@ -566,11 +589,15 @@ def check_file(
     if os.path.isdir(path): raise IsADirectoryError(f'{path}: is a folder; give the name of a JSONL file')
     report, start = Report(str(path), os.path.getsize(path)), time.perf_counter()
     clean, rejects = _fix_paths(path, fix) if fix else (None, None)
-    with _appear_together(rejects, clean) if fix else nullcontext((None, None)) as (bad, good):
+    fixed = Fields()
+    with outputs(rejects, clean) if fix else nullcontext((None, None)) as (bad, good):
         for line in read_rows(path, max_bytes):
             report.add(line)
-            if fix and line.status == 'kept': good.write(line.text + b'\n')
+            if fix and line.status == 'kept':
+                fixed.see(line.row, line.number, 0)
+                good.write(line.text + b'\n')
             elif fix and line.status == 'rejected': _write_reject(bad, line)
+        if fixed.mixed: _unmix(good, fixed.mixed, clean.parent)
     if not report.rows: report.add_problem(Problem('no_rows', 'no rows', 0))
     if fix: report.clean, report.rejects = str(clean), str(rejects)
     report.seconds = time.perf_counter() - start

@@ -6,11 +6,12 @@ Docs: https://ftcook.github.io/ftcook/data_clean.html.md"""
 
 # %% auto #0
 __all__ = ['pii_entities', 'secret_patterns', 'row_text', 'pii_analyzer', 'find_pii', 'scrub', 'pii_sentences', 'pii_scores',
-           'normalize', 'shingles', 'jaccard', 'matches', 'clusters', 'join_groups', 'filter_rows', 'malformed',
-           'duplicates', 'dedupe', 'language', 'other_languages', 'poor_answers', 'token_counts', 'too_long']
+           'normalize', 'shingles', 'jaccard', 'similarity', 'matches', 'clusters', 'join_groups', 'filter_rows',
+           'malformed', 'duplicates', 'dedupe', 'language', 'other_languages', 'poor_answers', 'token_counts',
+           'too_long']
 
 # %% ../../nbs/01e_data_clean.ipynb #01d-h29
-import functools, os, random, re, string, unicodedata
+import functools, json, os, random, re, string, unicodedata
 from collections import Counter
 from .check import check_messages
 
@@ -20,7 +21,7 @@ def row_text(
     *roles, # which turns; by default user and assistant
 )->str: # their contents, one line apart
     "The text of a row's turns."
-    return '\n'.join(m['content'] for m in row['messages'] if m['role'] in (roles or ('user', 'assistant')))
+    return '\n'.join(m.get('content') or '' for m in row['messages'] if m['role'] in (roles or ('user', 'assistant')))
 
 # %% ../../nbs/01e_data_clean.ipynb #01-117
 pii_entities = ('PERSON', 'EMAIL_ADDRESS', 'PHONE_NUMBER', 'CREDIT_CARD', 'IBAN_CODE', 'US_SSN', 'IP_ADDRESS', 'SECRET')
@@ -261,19 +262,44 @@ def pii_scores(
             for o in [*n, *(finds - n)]}
 
 # %% ../../nbs/01e_data_clean.ipynb #01-155
+_raised, _ends = '²³¹¼-¾⁰-₟⅐-⅟↉①-⓿', '.,;:?!。،؛؟।' # NFKC would make x2 of x²; what can end a phrase
+_others = re.compile(f'[^{_raised}]+')
+_same = str.maketrans({**dict.fromkeys('‐‒–—―−', '-'), **dict.fromkeys('“”„‟«»″', '"'), **dict.fromkeys('‘’‚‛ʼ′', "'"),
+                       **dict.fromkeys('¿¡\xad\u200b\u2060\ufeff\ufe0e\ufe0f')}) # the last ones fall
+_phrase_end = re.compile(rf'(?<=[^\s{_ends}])(?<!\b\w)(?:(?<![\d)])!|[{_ends.replace("!", "")}])[{_ends}]*+(?=\s)')
+_factorial = re.compile(r'(?:[\d)]|\b\w)$')
+
+def _compose(text): return _others.sub(lambda m: unicodedata.normalize('NFKC', m[0]), text)
+
+def _one_space(line):
+    "A line with single spaces; one that is indented stays a line of its own."
+    indent = line[:len(line)-len(line.lstrip())]
+    return ('\n' + indent if len(indent) > 1 or '\t' in indent else ' ') + ' '.join(line.split())
+
 def normalize(
     text:str, # any text
-)->str: # words in lower case, one space apart; where there are no words the stripped text
+)->str: # in lower case, with single spaces, without the punctuation that ends phrases
     "`text` without what does not matter for comparing."
-    return ' '.join(re.findall(r'\w+', unicodedata.normalize('NFKC', text).casefold())) or text.strip()
+    text = _compose(_compose(text).casefold()).translate(_same)
+    body = text.rstrip(_ends + ' \t\n\r\v\f\x1c\x1d\x1e\x1f\x85\u2028\u2029')
+    if text[len(body):].startswith('!') and _factorial.search(body[-2:]): body += '!'
+    lines = _phrase_end.sub('', body).split('\n')
+    return ''.join(_one_space(line) for line in lines if line and not line.isspace()).strip() or text.strip()
+
+# %% ../../nbs/01e_data_clean.ipynb #01e-c03
+_short = 200 # characters: in a shorter text, numbers and symbols decide
+_sign = re.compile(rf"[{_raised}]|\d+(?:[.,:/]\d+)*|[()](?=\d)|(?<=\d)[()]|(?<![^\W\d_])-|-(?![^\W\d_])"
+                   r"|!(?=\w)|(?<=\d)!|[^\w\s'\"().,;:?!-]")
+
+def _pieces(text, n): return {text[i:i+n] for i in range(max(1, len(text)-n+1))}
+def _signs(text): return [s for s in _sign.findall(text) if unicodedata.category(s[0])[0] != 'M'] # vowel signs are letters
 
 def shingles(
     text:str, # any text
     n:int=5, # characters per piece
 )->set: # pieces of the normalized text
     "The overlapping pieces of `text`."
-    text = normalize(text)
-    return {text[i:i+n] for i in range(max(1, len(text)-n+1))}
+    return _pieces(normalize(text), n)
 
 def jaccard(
     a:set, # shingles
@@ -282,38 +308,53 @@ def jaccard(
     "The share of two sets that they have in common."
     return len(a & b)/len(a | b)
 
+def _features(text):
+    parts = [normalize(t) for t in ([text] if isinstance(text, str) else text)]
+    return _pieces('\n'.join(parts), 5), [(len(p), _signs(p)) for p in parts]
+
+def _alike(a, b):
+    if len(a[1]) == len(b[1]) and any(s != t and min(m, n) < _short for (m,s),(n,t) in zip(a[1], b[1])): return 0.
+    return jaccard(a[0], b[0])
+
+def similarity(
+    a:str|tuple, # a text, or its parts, such as question and answer
+    b:str|tuple, # the same
+)->float: # from 0, nothing in common, to 1; 0 where the numbers or symbols of a short part differ
+    "How alike two texts are."
+    return _alike(_features(a), _features(b))
+
 # %% ../../nbs/01e_data_clean.ipynb #01-158
 def matches(
-    queries:list, # texts
+    queries:list, # texts, or tuples of their parts
     corpus:list, # texts to find them in
-    threshold:float=.8, # the least Jaccard similarity of their shingles
+    threshold:float=.8, # the least `similarity`
 )->list: # for each query a list of (place in the corpus, similarity), most similar first
     "Near copies of each query in the corpus, through MinHash and then exactly."
     from datasketch import MinHash, MinHashLSH
     def prepare(texts):
-        sets = [shingles(t) for t in texts]
-        return sets, MinHash.bulk([[s.encode() for s in o] for o in sets], num_perm=128)
+        features = [_features(t) for t in texts]
+        return features, MinHash.bulk([[s.encode() for s in pieces] for pieces,_ in features], num_perm=128)
     index = MinHashLSH(.8*threshold, num_perm=128, weights=(.1, .9))
-    sets, sketches = prepare(corpus)
-    own, own_sketches = (sets, sketches) if queries is corpus else prepare(queries)
+    known, sketches = prepare(corpus)
+    own, own_sketches = (known, sketches) if queries is corpus else prepare(queries)
     for i,sketch in enumerate(sketches): index.insert(i, sketch)
     def exact(i):
-        proposed = [(j, jaccard(own[i], sets[j])) for j in index.query(own_sketches[i])]
+        proposed = [(j, _alike(own[i], known[j])) for j in index.query(own_sketches[i])]
         return sorted([m for m in proposed if m[1] >= threshold], key=lambda m: (-m[1], m[0]))
     return [exact(i) for i in range(len(queries))]
 
 # %% ../../nbs/01e_data_clean.ipynb #01-162
 def clusters(
-    texts:list, # texts
-    threshold:float=.8, # the least Jaccard similarity
+    texts:list, # texts, or tuples of their parts
+    threshold:float=.8, # the least `similarity`
 )->list: # for each text the place of the first of its cluster
     "Group texts with their near copies."
-    first = {}
-    for i,t in enumerate(texts): first.setdefault(normalize(t), i)
+    first, labels = {}, [normalize(t) if isinstance(t, str) else tuple(map(normalize, t)) for t in texts]
+    for i,label in enumerate(labels): first.setdefault(label, i)
     places, unique = list(first.values()), [texts[i] for i in first.values()]
     near = matches(unique, unique, threshold)
     pairs = [(places[i], places[j]) for i,found in enumerate(near) for j,_ in found]
-    return join_groups([first[normalize(t)] for t in texts], pairs=pairs)
+    return join_groups([first[label] for label in labels], pairs=pairs)
 
 def join_groups(
     *labels, # lists of labels, one per row
@@ -352,21 +393,26 @@ def malformed(
     return [next((f'{p.code}: {p.message}' for p in check_messages(r['messages'])), None) for r in rows]
 
 # %% ../../nbs/01e_data_clean.ipynb #01d-a09
+def _turns(row):
+    "What is said in each turn but the system's, and which tools are called."
+    def calls(m): return json.dumps(m['tool_calls'], sort_keys=True, ensure_ascii=False) if m.get('tool_calls') else ''
+    return tuple((m.get('content') or '') + calls(m) for m in row['messages'] if m['role'] != 'system')
+
 def duplicates(
     rows:list, # rows with `messages`
-    threshold:float=.8, # the least Jaccard similarity
+    threshold:float=.8, # the least `similarity`
 )->list: # a reason or None per row; the first of each cluster stays
     "Which rows repeat an earlier one?"
-    texts = [row_text(r) for r in rows]
+    turns = [_turns(r) for r in rows]
     def reason(i, first):
         if i == first: return None
-        if normalize(texts[i]) == normalize(texts[first]): return f'copy of row {first}'
-        return f'like row {first} ({jaccard(shingles(texts[i]), shingles(texts[first])):.2f})'
-    return [reason(i, first) for i,first in enumerate(clusters(texts, threshold))]
+        if turns[i] == turns[first]: return f'copy of row {first}'
+        return f'like row {first} ({jaccard(_features(turns[i])[0], _features(turns[first])[0]):.2f})'
+    return [reason(i, first) for i,first in enumerate(clusters(turns, threshold))]
 
 def dedupe(
     rows:list, # rows with `messages`
-    threshold:float=.8, # the least Jaccard similarity; 1 drops only exact copies of the normalized text
+    threshold:float=.8, # the least `similarity`; 1 drops only exact copies of the normalized text
 )->tuple: # rows kept, and rejects with their reasons
     "Keep the first of each group of near copies."
     return filter_rows(rows, dict(duplicates=lambda rows: duplicates(rows, threshold)))
@@ -413,7 +459,7 @@ def poor_answers(
     "Which rows end in an answer that teaches nothing?"
     def reason(row):
         answer = row_text(dict(messages=row['messages'][-1:]), 'assistant')
-        words = normalize(answer).split()
+        words = re.findall(r'\w+', answer.casefold())
         fours = [tuple(words[i:i+4]) for i in range(len(words)-3)]
         repeated = 1 - len(set(fours))/len(fours) if fours else 0
         if not re.search(r'\w', answer): return 'no answer'

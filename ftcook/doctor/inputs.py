@@ -57,10 +57,10 @@ def _contents(messages):
     return [m['content'] for m in messages or () if isinstance(m, dict) and isinstance(m.get('content'), str)]
 def _texts(row): return [text for key in ('messages', 'prompt', 'chosen', 'rejected') for text in _contents(row.get(key))]
 
-def _question(row):
-    "What is asked in a row: all but the answer and the system text, without what does not matter for comparing."
+def _question(row, plain=normalize):
+    "What is asked in a row: all but the answer and the system text, by default without what does not matter for comparing."
     messages = (row.get('messages') or [])[:-1] + (row.get('prompt') or [])
-    return normalize('\n'.join(_contents(m for m in messages if isinstance(m, dict) and m.get('role') != 'system')))
+    return plain('\n'.join(_contents(m for m in messages if isinstance(m, dict) and m.get('role') != 'system')))
 
 def _check_each_row(data):
     for code,n in data.report.counts.most_common() if data.report else ():
@@ -193,12 +193,14 @@ def read_data(
 # %% ../../nbs/13c_inputs.ipynb #13c-h27
 def _leaks(train, others):
     "Questions of the training rows that occur in the others."
-    known = {_question(row) for row in train.rows}
+    ways = dict(certain=str, likely=normalize) # certain is what is the same to the letter
+    known = {plain: {_question(row, plain) for row in train.rows} for plain in ways.values()}
     for data in others:
-        same = [i for i,row in enumerate(data.rows) if (question := _question(row)) and question in known]
-        if not same: continue
-        said = f'{len(same)} of {len(data.rows)} questions of {data.name} occur in {train.name}'
-        yield Finding('leak', 'certain', said, data.at(same[0]))
+        for confidence,plain in ways.items():
+            same = [i for i,row in enumerate(data.rows) if (question := _question(row, plain)) and question in known[plain]]
+            said = f'{len(same)} of {len(data.rows)} questions of {data.name} occur in {train.name}'
+            if same: yield Finding('leak', confidence, said, data.at(same[0]))
+            if same: break
 
 def diagnose_data(
     *sets, # JSONL files or lists of rows; the first is for training, the others are held out
