@@ -34,7 +34,7 @@ broken = [
     ('encoding', (fine + '\n').encode('utf-16-le')),
     ('encoding', b'\0'*50 + b'\n'),
     ('encoding', fine.replace('Hello', '\ud83d').encode('utf-8', 'surrogatepass') + b'\n'),
-    ('compressed', gzip.compress(fine.encode())),
+    ('compressed', gzip.compress(fine.encode(), mtime=0)),
     ('compressed', b'PK\x03\x04\x14\0\n\n'),
     ('bom', '\ufeff' + fine + '\n'),
     ('duplicate_key', '{"messages": [], ' + fine[1:] + '\n'),
