@@ -187,11 +187,11 @@ def modules(
     paths = {_dotted(p.relative_to(package)): p for p in package.rglob('*.py') if p.stem == '__init__' or p.name[0] != '_'}
     found = {name: _module(path, package, paths) for name,path in paths.items() if name}
     def place(name, above=()):
-        "Its lesson. A face and a page without a number stand right after the last lesson that they import from."
+        "Its lesson. A face and a page without a number stand right after the last lesson that they import from, or first."
         notebook = found[name]['notebook']
         if notebook[:1].isdigit(): return notebook, 0
         others = [o for o in found[name]['imports'] if o not in (name, *above)]
-        lesson, level = max((place(o, (name, *above)) for o in others), default=('~', 0))
+        lesson, level = max((place(o, (name, *above)) for o in others), default=('' if notebook else '~', 0))
         return lesson, level + 1
     order = sorted((name for name,m in found.items() if m['notebook'] or m['imports']), key=place)
     for m in found.values(): m['imports'].sort(key=order.index)
