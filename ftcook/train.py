@@ -46,7 +46,7 @@ def _renamed(path, columns, folder):
             f.write(line)
     return out
 
-def _json_lines(path): return [json.loads(line) for line in path.read_bytes().splitlines() if line]
+def _json_lines(path): return [json.loads(line) for line in path.read_bytes().split(b'\n') if line]
 
 def file_rows(
     recipe:Recipe, # whose data are files

@@ -5,17 +5,24 @@ from conftest import root
 
 SECONDS, MEGABYTES = 10, 500
 
+# Between the test and the command: the peak memory of a child counts from the process that starts it, and this one is small.
+launcher = """
+import resource, subprocess, sys
+with open(sys.argv[1], 'w') as said: code = subprocess.call(sys.argv[2:], stdout=said, stderr=subprocess.STDOUT)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(code, used.ru_utime + used.ru_stime, used.ru_maxrss/1024)
+"""
+
 def ran(*args, cwd=None):
     "Exit code, CPU seconds, peak memory in MB, and what was printed, of one `ftcook` command."
     def limit(): resource.setrlimit(resource.RLIMIT_CPU, (3*SECONDS, 3*SECONDS))  # a hopeless one is not waited for
     env = os.environ | dict(PYTHONPATH=str(root), OMP_NUM_THREADS='1')
-    with open(os.path.join(cwd or '.', '.said'), 'w+', errors='replace') as said:
-        process = subprocess.Popen([sys.executable, '-m', 'ftcook.cli', *map(str, args)], stdout=said, stderr=subprocess.STDOUT,
-                                   cwd=cwd, preexec_fn=limit, env=env)
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        return process.returncode, used.ru_utime + used.ru_stime, used.ru_maxrss/1024, said.read(2*10**6)
+    said = os.path.join(cwd or '.', '.said')
+    command = [sys.executable, '-m', 'ftcook.cli', *map(str, args)]
+    done = subprocess.run([sys.executable, '-S', '-c', launcher, said, *command], capture_output=True, text=True, cwd=cwd,
+                          preexec_fn=limit, env=env, check=True)
+    code, seconds, megabytes = map(float, done.stdout.split())
+    with open(said, errors='replace') as f: return int(code), seconds, megabytes, f.read(2*10**6)
 
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)

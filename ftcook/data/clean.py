@@ -334,7 +334,7 @@ def matches(
     def prepare(texts):
         features = [_features(t) for t in texts]
         return features, MinHash.bulk([[s.encode() for s in pieces] for pieces,_ in features], num_perm=128)
-    index = MinHashLSH(.8*threshold, num_perm=128, weights=(.1, .9))
+    index = MinHashLSH(.7*threshold, num_perm=128, weights=(.1, .9))
     known, sketches = prepare(corpus)
     own, own_sketches = (known, sketches) if queries is corpus else prepare(queries)
     for i,sketch in enumerate(sketches): index.insert(i, sketch)
