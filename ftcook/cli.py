@@ -238,7 +238,6 @@ _run_options = dict(rank='r', quant='quantize', checkpointing='gradient_checkpoi
 
 # %% ../nbs/command_line.ipynb #command-017d
 def _train(args):
-    if os.path.isfile(args.recipe): read_yaml_text(args.recipe) # before seconds of imports
     quiet()
     from ftcook.train import dry_run, train
     if args.dry_run: print(dry_run(args.recipe, args.set, args.out, args.gpu, args.measure))
@@ -349,8 +348,9 @@ def _named_model(args):
     if 'model' in args: return args.model
     if 'recipe' not in args: return None
     import yaml
-    try: base = yaml.safe_load(read_yaml_text(args.recipe))['model']['base']
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError): base = None
+    text = read_yaml_text(args.recipe) if os.path.isfile(args.recipe) else '' # a bomb is told before seconds of imports
+    try: base = yaml.safe_load(text)['model']['base']
+    except (ValueError, yaml.YAMLError, KeyError, TypeError): base = None
     base = [base, *(o.partition('=')[2] for o in args.set if o.startswith('model.base='))][-1]
     return base if isinstance(base, str) and base.count('/') == 1 and base[0] not in './~' else None
 
