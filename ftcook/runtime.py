@@ -12,7 +12,8 @@ __all__ = ['libraries', 'unasked', 'knobs', 'model_package', 'shapes', 'palette'
            'plot_style', 'Markdown', 'timing', 'Part', 'course_parts', 'find_part']
 
 # %% ../nbs/00_setup.ipynb #00-009
-import configparser, csv, importlib.metadata, importlib.util, json, os, platform, shutil, sys, tempfile, warnings
+import configparser, csv, importlib.metadata, importlib.util, json, numbers, os, platform, reprlib, shutil, sys
+import tempfile, warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
 from fastcore.xtras import Config
@@ -177,8 +178,6 @@ def _section(path, cfg, profile):
     return {key: _typed(cfg[profile][key].strip(), kind, where(key)) for key,kind in knobs.items()}
 
 # %% ../nbs/00_setup.ipynb #00-034b
-import numbers, reprlib
-
 def brief(
     value, # anything
 )->str:
