@@ -19,12 +19,13 @@ from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback
 from trl import SFTConfig
-from .checkpoints import RunFolderError, go_on, one_run, save_adapter, whole_file, write_json
+from .checkpoints import RunFolderError, go_on, one_run, save_adapter, write_json
 from .data import check_file, check_loss_mask, clusters, dry_trainer, join_groups, leakage, load_splits
 from .data import read_card, row_text, split, to_prompt_completion, token_counts, write_splits
 from .evaluation import bootstrap
 from .limits import fenced
 from .lora import adapter_size
+from .outputs import output
 from .quantization import load_model
 from .recipe import Recipe, data_file, load_recipe, lora_arguments, on_this_machine, resolved, sft_arguments
 from .runtime import libraries, load_tokenizer, machine, model_path, versions
@@ -126,7 +127,7 @@ def prepare_data(
     made, rejects, left_out = _task_splits(recipe) if data.task else _file_splits(recipe, tokenizer)
     leaks = _leaks(recipe, made)
     folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder/'rejects.jsonl') as f: f.writelines(json.dumps(o) + '\n' for o in rejects)
+    with output(folder/'rejects.jsonl') as f: f.writelines(json.dumps(o) + '\n' for o in rejects)
     origin = data.origin or (f'task {data.task}' if data.task else ', '.join(data.path))
     written = write_splits(made, folder, recipe.name, origin, data.licence, data.credit, left_out,
                            splits_by=recipe.splits.model_dump(), test_rows_like_training=leaks)
@@ -255,7 +256,7 @@ def write_curve(
     from matplotlib.figure import Figure
     names = dict(training='loss', validation='eval_loss')
     curves = {name: [(o['step'], float(o[key])) for o in log if key in o] for name,key in names.items()}
-    with whole_file(folder/'curve.csv') as f:
+    with output(folder/'curve.csv') as f:
         rows = [(name, *o) for name,points in curves.items() for o in points]
         csv.writer(f, lineterminator='\n').writerows([('split', 'step', 'loss'), *rows])
     fig = Figure(figsize=(7, 3.4), layout='constrained')
@@ -264,7 +265,7 @@ def write_curve(
         if points: ax.plot(*zip(*points), style, label=name)
     ax.set(xlabel='step', ylabel='loss (nats per token)')
     ax.legend(frameon=False)
-    with whole_file(folder/'curve.svg') as f: fig.savefig(f, format='svg', metadata=dict(Date=None))
+    with output(folder/'curve.svg') as f: fig.savefig(f, format='svg', metadata=dict(Date=None))
     return curves
 
 # %% ../nbs/14b_train.ipynb #14b-041
@@ -288,7 +289,7 @@ def open_run(
         try: folder = stack.enter_context(one_run(recipe.output, asked, versions=_versions(), machine=str(machine())))
         except RunFolderError as e: raise recipe.error(('output',), str(e)) from None
         if not (folder/'recipe.yaml').exists():
-            with whole_file(folder/'recipe.yaml') as f: yaml.safe_dump(resolved(recipe), f, sort_keys=False, allow_unicode=True)
+            with output(folder/'recipe.yaml') as f: yaml.safe_dump(resolved(recipe), f, sort_keys=False, allow_unicode=True)
         yield folder
 
 # %% ../nbs/14b_train.ipynb #14b-043
@@ -335,7 +336,7 @@ def finish(
     rows:list, # the held-out rows
 )->dict: # the contents of metrics.json
     "Write down what a run came to: metrics.json, and answers.jsonl for whoever wants to read the answers."
-    with whole_file(folder/'answers.jsonl') as f:
+    with output(folder/'answers.jsonl') as f:
         for i,n in enumerate(before['counts']):
             *prompt, answer = rows[i]['messages']
             line = dict(prompt=prompt, wanted=answer['content'])

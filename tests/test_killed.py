@@ -5,7 +5,8 @@ import json, multiprocessing, os, random, shutil, signal, subprocess, time, warn
 from pathlib import Path
 import pytest
 from ftcook.checkpoints import DiskFull, RunFolderError, checkpoint_fault, find_checkpoint, full_disk_told, last_checkpoint
-from ftcook.checkpoints import one_run, save_adapter, whole_file
+from ftcook.checkpoints import one_run, save_adapter
+from ftcook.outputs import output
 from test_resume import tiny_model, train as train_quantized
 
 server = multiprocessing.get_context('forkserver')
@@ -264,7 +265,7 @@ def test_what_a_killed_run_was_writing_is_removed_at_the_next_start(tmp_path):
     with one_run(tmp_path/'run', {}) as folder: assert sorted(o.name for o in folder.rglob('*')) == ['.lock', 'data', 'run.json']
 
 def test_a_file_and_an_adapter_are_whole_or_absent(tmp_path):
-    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path/'a.json') as f:
+    with pytest.raises(KeyboardInterrupt), output(tmp_path/'a.json') as f:
         f.write('half')
         raise KeyboardInterrupt
     assert not (tmp_path/'a.json').exists()
