@@ -14,7 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 from .check import sync_folder
-from .clean import join_groups, matches, row_text
+from .clean import join_groups, matches
+from .pii import row_text
 from ..runtime import table
 if TYPE_CHECKING: from datasets import DatasetDict
 

@@ -14,7 +14,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from ..data.check import Problem, Report, read_rows, remedies
-from ..data.clean import normalize, secret_patterns
+from ..data.clean import normalize
+from ..data.pii import email_pattern, find_accounts, find_secrets, texts_inside
 from .errors import Diagnosis, Finding, examine, thresholds
 
 # %% ../../nbs/13c_inputs.ipynb #11-102
@@ -302,15 +303,6 @@ def diagnose_script(
     except (ValueError, AttributeError, TypeError) as e: return sick(f'{type(e).__name__}: {str(e)[:120]}')
 
 # %% ../../nbs/13c_inputs.ipynb #11-126
-def _named_group(name, pattern):
-    "A pattern as a named group; a flag for the whole pattern becomes one for the group."
-    return f'(?P<{name}>(?i:{pattern[4:]}))' if pattern.startswith('(?i)') else f'(?P<{name}>{pattern})'
-
-_personal = dict(
-    email=r'\b[\w.+-]{1,60}@[\w-]{1,60}(?:\.[\w-]{2,20}){1,3}\b',
-    iban=r'\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}\b',
-    card=r'\b(?:\d{4}[ -]){3}\d{4}\b')
-_secret = re.compile('|'.join(_named_group(name, pattern) for name,pattern in (secret_patterns | _personal).items()))
 _reserved = re.compile(r'@example\.(?:com|org|net)|\.(?:example|invalid|test)\b') # addresses that belong to nobody
 _marks = re.compile('|'.join((
     r'<\|im_(?:start|end)\|>', # ChatML
@@ -377,13 +369,18 @@ def _check_contradictions(data):
     yield Finding('contradictions', 'likely', said, data.at(list(several[0].values())[1]))
 
 # %% ../../nbs/13c_inputs.ipynb #11-128
+def _secrets(text):
+    "Kinds of secrets and personal data in a text, all of which `ftcook.data.scrub` replaces."
+    for part in texts_inside(text):
+        yield from (kind for _,_,kind in find_secrets(part) + find_accounts(part))
+        yield from ('email' for m in email_pattern.finditer(part) if not _reserved.search(m[0]))
+
 def _check_secrets(data):
     kinds, places = Counter(), {}
     for i,text in ((i, text[:20_000]) for i,row in enumerate(data.rows) for text in _texts(row)):
-        for found in itertools.islice(_secret.finditer(text), 20):
-            if _reserved.search(found.group()): continue
-            kinds[found.lastgroup] += 1
-            places.setdefault(found.lastgroup, i)
+        for kind in itertools.islice(_secrets(text), 20):
+            kinds[kind] += 1
+            places.setdefault(kind, i)
     if not kinds: return
     said = ', '.join(f'{n} × {kind}' for kind,n in kinds.most_common())
     yield Finding('secrets', 'likely', said, data.at(min(places.values())))
