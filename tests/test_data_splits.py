@@ -1,6 +1,5 @@
 "Splits, duplicates and data cards: what must hold for any rows."
-import os, random, subprocess, sys
-from collections import Counter
+import os, subprocess, sys
 import pytest
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from ftcook.data.clean import (clusters, dedupe, filter_rows, join_groups, matches, normalize, other_languages,

@@ -1,4 +1,4 @@
-"""Training data: check, scrub, clean, split, and see what the loss counts. A face: each part has a lesson and a module of its own."""
+"""Training data: check, scrub, clean, split, see what the loss counts. A face: each part has a lesson and a module of its own."""
 from . import check, clean, mask, pii, splits
 from .check import *  # noqa: F403
 from .clean import *  # noqa: F403

@@ -368,13 +368,14 @@ def _check_contradictions(data):
     said = f'{len(several):,} of {len(answers):,} questions have more than one answer'
     yield Finding('contradictions', 'likely', said, data.at(list(several[0].values())[1]))
 
-# %% ../../nbs/13c_inputs.ipynb #11-128
+# %% ../../nbs/13c_inputs.ipynb #13c-pii
 def _secrets(text):
     "Kinds of secrets and personal data in a text, all of which `ftcook.data.scrub` replaces."
     for part in texts_inside(text):
         yield from (kind for _,_,kind in find_secrets(part) + find_accounts(part))
         yield from ('email' for m in email_pattern.finditer(part) if not _reserved.search(m[0]))
 
+# %% ../../nbs/13c_inputs.ipynb #11-128
 def _check_secrets(data):
     kinds, places = Counter(), {}
     for i,text in ((i, text[:20_000]) for i,row in enumerate(data.rows) for text in _texts(row)):
