@@ -152,7 +152,8 @@ def test_nothing_that_was_found_is_left(english):
 
 pieces = st.sampled_from([
     'password', '=', ': ', ' ', '"', "'", '\n', 'token', 'hunter2x', '4111 1111 1111 1111', 'bob@acme.com', '{', '}', ',',
-    '_', 'secret', 'AKIA2E4XKQWJH7TB5ZLM', 'sk_live_' + 'a1B2'*6, '<SECRET_1>', '://u:', '@', 'DE89 3704 0044 0532 0130 00', 'ghp_' + 'a1B2'*9,
+    '_', 'secret', 'AKIA2E4XKQWJH7TB5ZLM',
+    'sk_live_' + 'a1B2'*6, '<SECRET_1>', '://u:', '@', 'DE89 3704 0044 0532 0130 00', 'ghp_' + 'a1B2'*9,
     '+46 70 174 06 05', '10.120.13.44', 'is', 'é', '😀', '\ud83d', '\\', ')', '.', '\u2028'])
 @relaxed
 @given(st.lists(st.lists(pieces, max_size=12).map(''.join), min_size=1, max_size=3))
@@ -196,6 +197,17 @@ def test_people_are_kept_apart():
 def test_a_person_is_one_in_all_turns():
     clean = row_text(scrub(talk('Maria Lopez here, on (212) 555-0172.', 'Thank you, Maria. We call 212-555-0172.')))
     assert clean == '<PERSON_1> here, on <PHONE_NUMBER_1>.\nThank you, <PERSON_1>. We call <PHONE_NUMBER_1>.'
+
+def test_what_was_found_once_is_replaced_wherever_it_stands():
+    row = talk('password: hunter2x', 'You typed hunter2x?') | dict(text='hunter2x')
+    assert 'hunter2x' not in str(scrub(row)) and str(scrub(row)).count('<SECRET_1>') == 3
+
+def test_a_key_is_replaced_to_its_end():
+    for key in ('sk_live_' + 'a1b2'*25, 'glpat-' + 'a1b2'*30): assert scrub(f'use {key} now') == 'use <SECRET_1> now'
+
+def test_what_cannot_be_a_name():
+    for text in ('max', 'mm', '≥', 'ISO 14001', 'w ≤'): assert pii._name(f'the {text} is', 4, 4 + len(text)) is None
+    assert pii._name('cc Amber Carter there', 9, 15) == (3, 15) and pii._name('Ask Carter', 4, 10) == (4, 10)
 
 def test_numbering_goes_on_where_it_stopped():
     assert scrub('<EMAIL_ADDRESS_4> and bob@acme.com') == '<EMAIL_ADDRESS_4> and <EMAIL_ADDRESS_5>'

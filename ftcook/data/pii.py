@@ -22,6 +22,7 @@ _own_secrets = dict(
     npm=r'(?<![\w-])npm_[A-Za-z0-9]{36,}',
     github_fine=r'(?<![\w-])github_pat_\w{22,}',
     jwt=r'(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}',
+    gitlab_token=r'(?<![\w-])gl(?:pat|dt|ft|soat|rt|ptt|cbt)-[\w-]{20,}(?:\.[\w.-]+\w)?',
     slack=r'(?<![\w-])xox[abeoprs]-[\w-]{10,}',
     authorization=r"""(?i)(?:\bbearer|authorization["']?\s?[:=]\s?["']?(?:basic|token))\s{1,4}"""
                   r'(?P<value>(?=\S*\d)[\w.~+/-]{12,}=*)',
