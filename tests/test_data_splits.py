@@ -1,10 +1,9 @@
-"Splits, duplicates, personal data and data cards: what must hold for any rows."
-import os, random, subprocess, sys
-from collections import Counter
+"Splits, duplicates and data cards: what must hold for any rows."
+import os, subprocess, sys
 import pytest
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
-from ftcook.data.clean import (clusters, dedupe, filter_rows, find_pii, join_groups, matches, normalize, other_languages,
-                               pii_scores, pii_sentences, poor_answers, row_text, scrub)
+from ftcook.data.clean import (clusters, dedupe, filter_rows, join_groups, matches, normalize, other_languages,
+                               poor_answers, row_text)
 from ftcook.data.splits import DataError, fingerprint, leakage, load_splits, read_card, split, write_splits
 
 relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -139,64 +138,6 @@ def test_checks_give_a_reason_or_nothing():
     reason, = other_languages([swedish])
     assert reason.startswith('sv (')
     assert other_languages([swedish], wanted=('sv',)) == other_languages([row('Hej', 'Hej')]) == [None]
-
-@pytest.fixture(scope='module')
-def labelled(): return pii_sentences(90, seed=5)
-
-def test_labels_are_where_they_say(labelled):
-    texts, truth = labelled
-    assert sum(not spans for spans in truth) == len(texts)//3
-    assert all(t[s:e].strip() == t[s:e] and e > s for t,spans in zip(texts, truth) for s,e,_ in spans)
-    assert all(s['recall'] == s['precision'] == 1 for s in pii_scores(truth, truth).values())
-
-def test_scores_of_a_case_worked_by_hand():
-    truth = [[(0, 4, 'PERSON'), (10, 14, 'PERSON')], [(0, 9, 'PHONE_NUMBER')], []]
-    found = [[(0, 4, 'PERSON'), (5, 8, 'PERSON'), (10, 13, 'PERSON'), (14, 16, 'PERSON')], [(0, 10, 'CREDIT_CARD')],
-             [(5, 8, 'PERSON')]]
-    scores = pii_scores(found, truth)
-    assert scores['PERSON'] == dict(n=2, recall=.5, finds=5, precision=2/5) # one cut short, three false alarms
-    assert scores['PHONE_NUMBER'] == dict(n=1, recall=1, finds=0, precision=None) # gone, under whatever name
-    assert scores['CREDIT_CARD'] == dict(n=0, recall=None, finds=1, precision=1)
-
-def test_scrub_is_consistent(labelled):
-    rng, texts = random.Random(0), labelled[0]
-    for _ in range(5):
-        own = rng.sample(texts, 6)
-        messages = [dict(role=('user', 'assistant')[i % 2], content=t) for i,t in enumerate(own + own)]
-        clean = scrub(dict(messages=messages, id='Maria Lopez'))
-        contents = [m['content'] for m in clean['messages']]
-        assert contents[:6] == contents[6:] and clean['id'] == 'Maria Lopez'
-        for results,text in zip(find_pii(own), own):
-            for r in results: assert text[r.start:r.end] not in contents
-    assert scrub(texts)[:3] == [scrub(t) for t in texts[:3]]
-
-def test_scrub_keeps_people_apart_and_is_repeatable():
-    text = 'Anna Berg wrote to John Smith on Monday. John Smith answered Anna Berg at anna@example.com.'
-    once = scrub(text)
-    assert Counter(w.strip('.') for w in once.split()) >= Counter(['<PERSON_1>']*2 + ['<PERSON_2>']*2 + ['<EMAIL_ADDRESS_1>'])
-    assert scrub(once) == once
-    assert 'Anna Berg' in scrub(text, allow=('Anna Berg',))
-
-@pytest.mark.parametrize('secret', [
-    'sk-proj-' + 'aB3'*12, 'AKIAIOSFODNN7EXAMPLE', 'ghp_' + 'a1B2'*9, 'hf_' + 'Qw3'*11, 'xoxb-1234567890-abcdefghij',
-    'eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.dozjgNryP4J3', 'password: hunter2hunter2', 'Authorization: Bearer abcdefghij0123456789',
-    '-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----'])
-def test_secrets_are_found(secret): assert '<SECRET_1>' in scrub(f'It says {secret} there.', ('SECRET',))
-
-def test_looking_for_personal_data_changes_nothing_in_the_process_and_needs_no_network():
-    code = '''
-import os, socket
-import tldextract
-extractor, environment = tldextract.tldextract.TLD_EXTRACTOR, dict(os.environ)
-def refuse(*args, **kwargs): raise AssertionError('asked the network')
-socket.getaddrinfo = socket.socket.connect = refuse
-from ftcook.data import scrub
-print(scrub('Write to anna@example.com, not to anna@example.nonsense-domain'))
-assert tldextract.tldextract.TLD_EXTRACTOR is extractor and dict(os.environ) == environment
-'''
-    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert out.returncode == 0, out.stderr
-    assert out.stdout == 'Write to <EMAIL_ADDRESS_1>, not to anna@example.nonsense-domain\n'
 
 def test_card_names_data_and_notices_changes(tmp_path):
     rows = [row(f'question {i}', f'answer {i}') for i in range(20)]

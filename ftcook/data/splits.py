@@ -14,8 +14,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 from .check import remedies
-from .clean import join_groups, matches, row_text
+from .clean import join_groups, matches
 from .fields import Fields, unloadable
+from .pii import row_text
 from ..outputs import output_folder, write_output
 from ..runtime import table
 if TYPE_CHECKING: from datasets import DatasetDict

@@ -13,20 +13,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from ..data.check import Problem, Report, read_rows, remedies
-from ..data.clean import normalize, secret_patterns
+from ..data.clean import normalize
+from ..data.pii import email_pattern, find_accounts, find_secrets, texts_inside
 from .errors import Diagnosis, Finding, examine, thresholds
 from ..limits import json_memory, limits
 
 # %% ../../nbs/13c_inputs.ipynb #11-126
-def _named_group(name, pattern):
-    "A pattern as a named group; a flag for the whole pattern becomes one for the group."
-    return f'(?P<{name}>(?i:{pattern[4:]}))' if pattern.startswith('(?i)') else f'(?P<{name}>{pattern})'
-
-_personal = dict(
-    email=r'\b[\w.+-]{1,60}@[\w-]{1,60}(?:\.[\w-]{2,20}){1,3}\b',
-    iban=r'\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}\b',
-    card=r'\b(?:\d{4}[ -]){3}\d{4}\b')
-_secret = re.compile('|'.join(_named_group(name, pattern) for name,pattern in (secret_patterns | _personal).items()))
 _reserved = re.compile(r'@example\.(?:com|org|net)|\.(?:example|invalid|test)\b') # addresses that belong to nobody
 _marks = re.compile('|'.join((
     r'<\|im_(?:start|end)\|>', # ChatML
@@ -75,6 +67,16 @@ def _pieces(data):
     for i,text in ((i, text) for i,row in enumerate(data.rows) for text in _texts(row)):
         for start in range(0, max(1, len(text)), size): yield i, text, start, start + size + 1000
 
+# %% ../../nbs/13c_inputs.ipynb #13c-pii
+def _secrets(row):
+    "Kinds of secrets and personal data in a row, all of which `ftcook.data.scrub` replaces; pieces of a long text overlap."
+    size = limits().text
+    for text in texts_inside(row):
+        for piece in (text[start:start+size+1000] for start in range(0, max(1, len(text)), size)):
+            found = [(start, kind) for start,_,kind in find_secrets(piece) + find_accounts(piece)]
+            found += [(m.start(), 'email') for m in email_pattern.finditer(piece) if not _reserved.search(m[0])]
+            yield from (kind for start,kind in found if start < size)
+
 # %% ../../nbs/13c_inputs.ipynb #13c-l01
 def _few(n, total): return n <= max(1, thresholds.repeated_share*total)
 
@@ -102,11 +104,10 @@ def _check_contradictions(data):
 # %% ../../nbs/13c_inputs.ipynb #11-128
 def _check_secrets(data):
     kinds, places = Counter(), {}
-    for i,text,start,end in _pieces(data):
-        for found in itertools.islice(_secret.finditer(text, start, end), 20):
-            if _reserved.search(found.group()) or found.start() >= end - 1000: continue
-            kinds[found.lastgroup] += 1
-            places.setdefault(found.lastgroup, i)
+    for i,row in enumerate(data.rows):
+        for kind in itertools.islice(_secrets(row), 20):
+            kinds[kind] += 1
+            places.setdefault(kind, i)
     if not kinds: return
     said = ', '.join(f'{n} × {kind}' for kind,n in kinds.most_common())
     yield Finding('secrets', 'likely', said, data.at(min(places.values())))
