@@ -112,6 +112,7 @@ _label = re.compile( # what a number is called that belongs to nobody
 _phone_word = re.compile(
     r'(?i)\b(?:(?:tele)?(?:phone|fon)s?|call|tel|mobile?|cell|handy|fax|sms|text|whatsapp|ring|dial|reach\w*|contact|kontakt'
     r'|number|nummer|rufen?|anruf\w*|erreichbar|nås?|mobilnummer|telefonnummer)\b')
+_reached = re.compile(r'(?i)\b(?:reach\w*|call\w*|(?:tele)?phone|text|ring|contact)\b') # "at 1712345678" alone is a time
 _date_or_years = re.compile(r'(?:\d{1,2}([-./])\d{1,2}\1\d{2,4}|\d{4}([-./])\d{1,2}\2\d{1,2})(?:[ T].*)?'
                             r'|\(?(?:1[5-9]|20)\d\d ?[-–/] ?(?:1[5-9]|20)\d\d', re.S)
 _american = re.compile(r'(?:1[-. ]?)?\(?[2-9]\d{2}\)?[-. ]?[2-9]\d{2}[-. ]?\d{4}(?!\d)')
@@ -122,9 +123,9 @@ def _is_phone(text, m):
     raw, before, after = m.raw_string, text[max(0, m.start - 40):m.start], text[m.end:m.end + 25]
     digits = re.sub(r'\D', '', raw)
     if re.search(r'[\w#$€£]$|\d[.,:/-]$', before) or re.match(r'[\w%]|[.,:/-]\d', after): return False
-    if _date_or_years.fullmatch(raw): return False
+    if _date_or_years.fullmatch(raw) or re.fullmatch(r'0\.\d+', raw): return False
     if re.match(r'\+|00[1-9]', raw): return len(digits) >= 8
-    if _label.search(before): return False
+    if (label := _label.search(before)) and not (label[0].startswith('at') and _reached.search(before)): return False
     if _phone_word.search(before + '|' + after): return len(digits) >= 7
     if raw.isdigit(): return bool(len(raw) == 10 and _american.match(raw) or re.fullmatch(r'0[1-9]\d{8,9}', raw))
     return bool(_american.match(raw) or _grouped.match(raw) and len(digits) >= 9 or raw[0] == '0' and len(digits) >= 8)
