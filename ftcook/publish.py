@@ -15,7 +15,7 @@ import latex2mathml.converter, yaml
 from pathlib import Path
 from fastcore.nbio import md_frontmatter, mk_cell, read_nb, write_nb
 from fastcore.xtras import working_directory
-from .pages import aligned, card, figures, folded, kind, lines_of, search_index, signature
+from .pages import aligned, card, figures, folded, kind, lines_of, linked, search_index, signature
 from .runtime import Markdown, course_parts, model_package, palette, plot_style, repository, table, timing
 from nbdev.config import create_output, get_config
 from nbdev.doclinks import NbdevLookup
@@ -142,7 +142,7 @@ def one_request(
 def to_markdown(
     nb, # an executed notebook
     images:str='nbs/images', # where its pictures are, seen from the README
-)->tuple: # markdown text, {file name: bytes of a picture}
+)->tuple: # markdown text, {file name: a picture in base64}
     "A notebook as the Markdown that GitHub shows; honours `hide`, `include: false` and `echo: false`."
     text, pictures = [], {}
     for cell in nb.cells:
@@ -155,10 +155,10 @@ def to_markdown(
         if 'echo:false' not in marks: text.append(f'```python\n{code}\n```')
         for output in cell.outputs:
             data = output.get('data', {'text/plain': output.get('text', '')})
-            if 'image/png' in data:
-                name = f'{len(pictures)}.png'
+            if drawing := data.get('image/png') or data.get('image/svg+xml'):
+                name = f"{len(pictures)}.{'png' if 'image/png' in data else 'svg'}"
                 alt = next((l.split(':', 1)[1].strip() for l in lines if l.startswith('#| fig-alt:')), '')
-                pictures[name] = data['image/png']
+                pictures[name] = drawing if 'image/png' in data else base64.b64encode(''.join(drawing).encode()).decode()
                 text.append(f'![{alt}]({images}/{name})')
             elif 'text/markdown' in data: text.append(_links(data['text/markdown']))
             else: text.append(f"```\n{data['text/plain'].rstrip()}\n```")
@@ -311,7 +311,7 @@ class ShowPage(Processor):
             if kind(cell) == 'source': self.nb.cells += _cards(cell)
             if cell.cell_type == 'markdown':
                 heading = (re.findall(r'^#+ ([^{\n]*)', cell.source, re.M) or [heading])[-1]
-                prose, cell.source = cell.source, aligned(cell.source)
+                prose, cell.source = cell.source, aligned(linked(cell.source))
             if cell.cell_type == 'code':
                 number = figures(cell, (heading, prose), name, number, folder, above)
                 for data in (o['data'] for o in cell.outputs if 'text/markdown' in o.get('data', {})):
