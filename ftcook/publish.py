@@ -326,7 +326,7 @@ def _cards(cell):
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name[0] == '_': continue
         for name in [showdoc_nm(node)] if isinstance(showdoc_nm(node), str) else showdoc_nm(node):
             link = f'[source]({links.code(name)}){{.symbol-source}}'
-            heading = f'### `{name}{signature(node)}` {{#{name} .symbol .unnumbered .unlisted}}'
+            heading = f'### `{name}{signature(node)}` {{#{name.lower()} .symbol .unnumbered .unlisted}}'
             yield mk_cell(f'{heading}\n\n{link}\n\n::: {{.card-of-name}}\n{card(node, source)}\n:::', 'markdown')
 
 # %% ../nbs/publish.ipynb #publish-032a
@@ -433,6 +433,7 @@ def _contents(headings):
 
 def _mathml(m): return m[1] + latex2mathml.converter.convert(html.unescape(m[3]), display='block' if m[2] else 'inline')
 
+# %% ../nbs/publish.ipynb #publish-035a
 _node = r'(\w+)(?:[\[{(]+([^\]})]+)[\]})]+)?'
 
 def _outline(m):
