@@ -297,6 +297,7 @@ def _picture(png, path, told, alt, above, metadata):
 class Sections(HTMLParser):
     "Collects the text of a page, section by section, with code apart from prose."
     skipped = 'script style svg nav button math'.split()
+    aside = ('page-tools', 'contents', 'symbol-source')
     empty = set('area base br col embed hr img input link meta source track wbr'.split())
 
     def __init__(self):
@@ -312,11 +313,12 @@ class Sections(HTMLParser):
             self.entries.append(dict(id=attrs.get('data-anchor-id') or (ids or [''])[0], section='', prose=[], code=[]))
 
     def handle_endtag(self, tag):
+        if tag in ('p', 'li', 'td', 'th', 'div'): self.handle_data(' ')
         while self.open and any(o[0] == tag for o in self.open):
             if self.open.pop()[0] == tag: break
 
     def handle_data(self, data):
-        if not self.inside('main') or not data.strip() or any(map(self.inside, self.skipped)) or self.within('page-tools'): return
+        if not self.inside('main') or any(map(self.inside, self.skipped)) or any(map(self.within, self.aside)): return
         if self.inside('h1') and self.within('title'): self.title += data
         elif any(re.fullmatch('h[2-6]', o[0]) for o in self.open): self.entries[-1]['section'] += data
         elif self.inside('summary') or self.inside('pre') and self.within('cell-output'): return
@@ -339,7 +341,7 @@ def search_index(
         for o in found.entries:
             for part,extra in (('prose', 0), ('code', 2)):
                 words = ' '.join(''.join(o[part]).split())
-                if not words and (part == 'code' or not o['section']): continue
+                if not words and (part == 'code' or not o['section']) or part == 'code' and rank == 3: continue
                 where = href + (f"#{o['id']}" if o['id'] else '')
                 entry = dict(objectID=f'{where}|{part}', href=where, title=found.title.strip(), section=o['section'].strip())
                 out.append(entry | dict(text=words, rank=min(rank + extra, 3)))
