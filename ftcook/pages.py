@@ -297,7 +297,7 @@ def _picture(png, path, told, alt, above, metadata):
 class Sections(HTMLParser):
     "Collects the text of a page, section by section, with code apart from prose."
     skipped = 'script style svg nav button math'.split()
-    aside = ('page-tools', 'contents', 'symbol-source')
+    aside = ('page-tools', 'contents', 'symbol-source', 'code-fold')
     empty = set('area base br col embed hr img input link meta source track wbr'.split())
 
     def __init__(self):
