@@ -9,6 +9,27 @@ window.look = (() => {
 
   const links = () => all('a[href]').map(a => a.getAttribute('href')).filter(h => h && !/^(mailto|javascript):/.test(h));
   const ids = () => all('[id]').map(el => el.id);
+  // Figures: each has a text, a caption, and text in colours that stand out. A picture's text is grey, changed by a filter.
+  const figures = () => all('main img, main svg.themed');
+  const unlabelled = () => few(figures().filter(el => !(el.getAttribute('alt') || el.getAttribute('aria-label') || '').trim() ||
+    !(el.closest('figure')?.querySelector('figcaption') ?? el.closest('.drawing')?.querySelector('.figure-caption'))?.textContent.trim()).map(el => `no text or caption: ${where(el)} ${el.getAttribute('src') ?? el.getAttribute('aria-label')}`));
+  const ratio = (color, below) => { const [a, b] = [color, below].map(luminance).sort((x, y) => y - x); return (a + .05) / (b + .05); };
+  const faintFigures = (least = 4.5) => few(figures().flatMap(el => {
+    const below = background(el.parentElement);
+    if (el.tagName === 'IMG') { const v = Math.min(255, 128 * parseFloat((getComputedStyle(el).filter.match(/brightness\(([\d.]+)\)/) ?? [0, 1])[1])); return [[ratio([v, v, v], below), el]]; }
+    return [...el.querySelectorAll('text')].map(t => [parse(getComputedStyle(t).fill), t]).filter(([c]) => c.slice(0, 3).join() !== '255,255,255').map(([c, t]) => [ratio(over(c, below), below), t]);
+  }).filter(([c]) => c < least).map(([c, el]) => `contrast ${c.toFixed(1)} in a figure: ${where(el)}`));
+
+  // A line of code is one line on the screen.
+  const wrapped = () => few(all('main pre.sourceCode > code').filter(visible).filter(el => {
+    const height = parseFloat(getComputedStyle(el).lineHeight) || 1.5 * parseFloat(getComputedStyle(el).fontSize);
+    const range = document.createRange();
+    range.selectNodeContents(el);
+    return range.getBoundingClientRect().height > (el.textContent.replace(/\n$/, '').split('\n').length + .7) * height;
+  }).map(where));
+  // What a reader copies is what the shell takes: no dashes or quotes of typesetting in a command.
+  const typeset = () => few(all('main code, main td, main pre').filter(el => /[–—](no|pre|json|gpu|profile|method)\b|(pip install|ftcook \w+) [^\n]*[“”‘’]|=[“‘]/.test(el.textContent)).map(where));
+  const screens = () => document.documentElement.scrollHeight / innerHeight;
   const brokenImages = () => all('img').filter(i => !(i.complete && i.naturalWidth)).map(i => `broken image: ${i.src.slice(0, 80)}`);
 
   // Content may be wider than the screen only inside a box that scrolls.
@@ -44,7 +65,7 @@ window.look = (() => {
   // A page is a run that went well: no traceback, and no warnings or progress bars, which go to stderr.
   const noise = () => few(all('.cell-output-error, .cell-output-stderr').map(where));
   const isDark = () => luminance(background(document.body)) < .2;
-  const everything = () => ({ links: links(), ids: ids(), brokenImages: brokenImages(), noise: noise(), overflow: overflow(), small: small(), faint: faint(),
+  const everything = () => ({ links: links(), ids: ids(), brokenImages: brokenImages(), noise: noise(), unlabelled: unlabelled(), faintFigures: faintFigures(), wrapped: wrapped(), typeset: typeset(), screens: screens(), overflow: overflow(), small: small(), faint: faint(),
     dark: isDark(), characters: document.querySelector('main').innerText.length });
   return { isDark, everything };
 })();

@@ -6,7 +6,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
-DESKTOP, PHONE = dict(width=1280, height=900), dict(width=390, height=844)
+DESKTOP, PHONE = dict(width=1440, height=900), dict(width=390, height=844)
 LOOK = (Path(__file__).parent/'look.js').read_text() # notices things from inside a page
 
 @pytest.fixture(scope='module')
@@ -99,13 +99,127 @@ def test_the_sidebar_is_in_reading_order(chromium, site):
     lessons, solutions = (sorted(p.stem.split('_', 1)[1] for p in d.glob('[0-9]*.ipynb')) for d in (folder, folder/'solutions'))
     numbered = {p.stem.split('_', 1)[1]: p.stem for d in (folder, folder/'solutions') for p in d.glob('[0-9]*.ipynb')}
     order = lambda names, prefix='': [f'{prefix}{n}.html' for n in sorted(names, key=numbered.get)]
-    appendix = sorted(f'{p.stem}.html' for p in folder.glob('[a-z]*.ipynb') if p.stem != 'index')
-    expected = ['index.html', *order(lessons), *order(solutions, 'solutions/'), *appendix]
-    assert sorted(pages) == sorted(expected)
+    reference = sorted(f'{p.stem}.html' for p in folder.glob('[a-z]*.ipynb') if p.stem != 'index')
+    expected = ['index.html', *order(lessons), *order(solutions, 'solutions/'), *reference]
+    assert sorted(pages) == sorted([*expected, '404.html'])
     page = chromium.new_page(viewport=DESKTOP)
     page.goto(home)
     shown = page.evaluate('[...document.querySelectorAll("#quarto-sidebar a[href]")].map(a => a.href)')
     assert shown == [home + p for p in expected]
+    page.close()
+
+def test_figures_have_a_text_and_a_caption(seen):
+    assert not (found := report(dict(light=seen['light']), 'unlabelled')), found
+
+def test_text_in_figures_stands_out_in_light_and_dark(seen):
+    assert not (found := report(seen, 'faintFigures')), found
+
+def test_no_line_of_code_is_wrapped(seen):
+    assert not (found := report(seen, 'wrapped')), found
+
+def test_commands_are_not_typeset(seen):
+    assert not (found := report(dict(light=seen['light']), 'typeset')), found
+
+def test_no_page_is_longer_than_25_screens(seen):
+    lengths = sorted(((page['screens'], name) for name,page in seen['light'].items()), reverse=True)
+    print('', *(f'{n:5.1f} screens  {name}' for n,name in lengths), sep='\n')
+    assert lengths[0][0] <= 25, lengths[:5]
+
+def test_code_is_folded_and_what_only_a_run_needs_is_hidden(chromium, site):
+    _, home, _ = site
+    page = chromium.new_page(viewport=DESKTOP)
+    page.goto(home + 'sft.html')
+    assert page.locator('main details.code-fold').count() > 5 and page.locator('main details.code-fold[open]').count() == 0
+    text = page.locator('main').inner_text()
+    assert 'record(' not in text and 'profile = ""' not in text and 'import torch' not in text
+    assert 'generate_batch(model, tokenizer, conversations' in text # its signature
+    assert 'stop each answer after this many tokens' in text # what an argument is
+    page.close()
+
+def test_a_lesson_says_which_it_is_and_what_is_around_it(chromium, site):
+    _, home, _ = site
+    page = chromium.new_page(viewport=DESKTOP)
+    page.goto(home + 'sft.html')
+    assert page.locator('h1').inner_text().startswith('04 ')
+    assert 'I Train one task' in page.locator('#title-block-header .breadcrumb').inner_text()
+    assert [a.strip()[:2] for a in page.locator('.page-navigation a').all_inner_texts()] == ['03', '05']
+    assert page.locator('.page-tools a').first.get_attribute('href').endswith('/ftcook/ftcook/blob/main/nbs/04_sft.ipynb')
+    page.goto(home + 'solutions/sft.html')
+    assert page.locator('h1').inner_text() == '04 Supervised fine-tuning: solutions'
+    page.close()
+
+def test_the_notebooks_can_be_fetched(site):
+    out, _, _ = site
+    for path in [*(ROOT/'nbs').glob('[0-9]*.ipynb'), *(ROOT/'nbs'/'solutions').glob('[0-9]*.ipynb')]:
+        assert (out/'notebooks'/path.relative_to(ROOT/'nbs')).read_bytes() == path.read_bytes(), path.name
+
+def test_every_page_describes_itself(site):
+    import re
+    out, _, pages = site
+    for name in pages:
+        text = (out/name).read_text()
+        for tag in ('name="description"', 'property="og:title"', 'property="og:description"'):
+            assert re.search(rf'<meta (?=[^>]*{tag})[^>]*content="[^"]+"', text), (name, tag)
+
+def test_the_first_tab_leads_past_the_lists(chromium, site):
+    _, home, _ = site
+    page = chromium.new_page(viewport=DESKTOP)
+    page.goto(home + 'sft.html')
+    assert page.locator('.skip-link').bounding_box()['y'] < 0
+    page.keyboard.press('Tab')
+    page.wait_for_function('document.activeElement.className === "skip-link"')
+    assert page.locator('.skip-link').bounding_box()['y'] >= 0
+    page.keyboard.press('Enter')
+    page.wait_for_function('document.activeElement.tagName === "MAIN"')
+    page.close()
+
+def test_a_phone_has_the_contents_of_the_page(chromium, site):
+    _, home, _ = site
+    for view,shown in ((PHONE, True), (DESKTOP, False)):
+        page = chromium.new_page(viewport=view)
+        page.goto(home + 'sft.html')
+        contents = page.locator('details.contents')
+        assert contents.is_visible() == shown
+        if shown:
+            entry = contents.locator('a', has_text='Where it still fails')
+            assert not entry.is_visible()
+            contents.locator('summary').click()
+            entry.click()
+            page.wait_for_url('**/sft.html#where-it-still-fails')
+        page.close()
+
+def test_a_copied_command_is_the_command(chromium, site):
+    _, home, _ = site
+    context = chromium.new_context(viewport=DESKTOP)
+    context.grant_permissions(['clipboard-read', 'clipboard-write'], origin=home.rstrip('/'))
+    page = context.new_page()
+    page.goto(home)
+    block = page.locator('.code-copy-outer-scaffold', has_text='--no-build-isolation')
+    block.hover()
+    block.locator('.code-copy-button').click()
+    page.wait_for_timeout(100)
+    assert 'pip install --no-build-isolation -e ".[flash]"' in page.evaluate('navigator.clipboard.readText()')
+    context.close()
+
+def found_by(page, words):
+    "Where the search leads, in order."
+    page.get_by_placeholder('Search').first.fill(words)
+    page.wait_for_timeout(1000)
+    return [a.get_attribute('href') for a in page.locator('.search-result').all()]
+
+def test_search_puts_prose_before_code_and_solutions_last(chromium, site):
+    import json
+    out, home, _ = site
+    ranks = {}
+    for entry in json.loads((out/'search.json').read_text()): ranks.setdefault(entry['href'], []).append(entry['rank'])
+    page = chromium.new_page(viewport=DESKTOP)
+    page.goto(home)
+    for words in ('perplexity', 'checkpoint', 'learning rate', 'load_model'):
+        hrefs = [h.removeprefix('./') for h in found_by(page, words)]
+        solved = [h.startswith('solutions/') for h in hrefs]
+        assert len(hrefs) > 3 and solved == sorted(solved) and not solved[0], (words, hrefs)
+        assert 0 in ranks[hrefs[0]], (words, hrefs)
+    assert found_by(page, 'load_model')[0].endswith('quantization.html#load_model')
     page.close()
 
 def test_search_finds_a_word(chromium, site):
@@ -142,7 +256,7 @@ def test_faults_on_a_page_are_noticed(chromium, site):
     page = chromium.new_page(viewport=PHONE)
     page.add_init_script(LOOK)
     page.goto(home)
-    kinds = ('brokenImages', 'noise', 'overflow', 'small', 'faint')
+    kinds = ('brokenImages', 'noise', 'overflow', 'small', 'faint', 'unlabelled', 'faintFigures', 'wrapped', 'typeset')
     def noticed():
         found = page.evaluate('look.everything()')
         return {k for k in kinds if found[k]}
@@ -152,7 +266,11 @@ def test_faults_on_a_page_are_noticed(chromium, site):
         overflow='<div style="width: 900px">wide</div>',
         small='<p style="font-size: 6px">small</p>',
         faint='<p style="color: #eee; background: #fff">faint</p>',
-        noise='<div class="cell-output-stderr"><pre>A warning</pre></div>')
+        noise='<div class="cell-output-stderr"><pre>A warning</pre></div>',
+        unlabelled='<figure><svg class="themed" role="img" aria-label=""></svg><figcaption>A loaf</figcaption></figure>',
+        faintFigures='<svg class="themed" width="90" height="20"><text y="15" style="fill: #bbb">faint</text></svg>',
+        wrapped=f'<pre class="sourceCode"><code style="white-space: pre-wrap">{"long "*99}</code></pre>',
+        typeset='<p><code>pip install \u2013no-deps loaf</code></p>')
     for kind,html in planted.items():
         page.evaluate('html => document.querySelector("main").insertAdjacentHTML("beforeend", html)', html)
         page.wait_for_timeout(50)
