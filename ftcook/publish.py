@@ -268,8 +268,8 @@ def plot_house(
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.4, 1.2 + .2*n), sharey=True, width_ratios=[3, 1])
     left.plot([-.5, n-.5], [-.5, n-.5], color='#808080', lw=.8)
     left.scatter(*zip(*dots), s=26, color=[palette[0] if x < y else palette[3] for x,y in dots])
-    left.set(xlim=(-.5, n-.5), ylim=(n-.5, -.5), xticks=range(n), yticks=range(n), yticklabels=names, title='imports')
-    left.set_xticks(range(n), names, rotation=90)
+    left.set(xlim=(-.5, n-.5), ylim=(n-.5, -.5), xticks=range(n), xticklabels=[], yticks=range(n), yticklabels=names,
+        title='imports', xlabel='the same modules, in the same order')
     left.grid(alpha=.2)
     right.barh(range(n), [m['lines'] for m in found.values()], color=palette[5])
     right.set(title='lines of code')
@@ -310,16 +310,16 @@ class ShowPage(Processor):
         path = Path(self.nb.path_).resolve()
         page = path.relative_to(get_config().nbs_path)
         folder, above = get_config().config_path/'_proc'/'figures', '../'*(len(page.parts) - 1)
-        name, heading, prose, number = '_'.join(page.with_suffix('').parts), '', '', 0
+        name, heading, number = '_'.join(page.with_suffix('').parts), '', 0
         cells = folded([o for c in self.nb.cells if c.source.strip() for o in _renewed(c)])
         self.nb.cells = []
         for cell in cells:
             if kind(cell) == 'source': self.nb.cells += _cards(cell)
             if cell.cell_type == 'markdown':
                 heading = (re.findall(r'^#+ ([^{\n]*)', cell.source, re.M) or [heading])[-1]
-                prose, cell.source = cell.source, aligned(linked(cell.source))
+                cell.source = aligned(linked(cell.source))
             if cell.cell_type == 'code':
-                number = figures(cell, (heading, prose), name, number, folder, above)
+                number = figures(cell, heading, name, number, folder, above)
                 for data in (o['data'] for o in cell.outputs if 'text/markdown' in o.get('data', {})):
                     data['text/markdown'] = aligned(''.join(data['text/markdown']))
             self.nb.cells.append(cell)
