@@ -16,7 +16,7 @@ from pathlib import Path
 from fastcore.nbio import md_frontmatter, mk_cell, read_nb, write_nb
 from fastcore.xtras import working_directory
 from .outputs import write_output
-from .pages import aligned, card, figures, folded, kind, lines_of, linked, search_index, signature
+from .pages import aligned, card, figures, folded, grey, kind, lines_of, linked, search_index, signature
 from .runtime import Markdown, course_parts, model_package, palette, plot_style, repository, table, timing
 from nbdev.config import create_output, get_config
 from nbdev.doclinks import NbdevLookup
@@ -143,7 +143,7 @@ def one_request(
 def to_markdown(
     nb, # an executed notebook
     images:str='nbs/images', # where its pictures are, seen from the README
-)->tuple: # markdown text, {file name: a picture in base64}
+)->tuple: # markdown text, {file name: the bytes of a picture}
     "A notebook as the Markdown that GitHub shows; honours `hide`, `include: false` and `echo: false`."
     text, pictures = [], {}
     for cell in nb.cells:
@@ -159,11 +159,16 @@ def to_markdown(
             if drawing := data.get('image/png') or data.get('image/svg+xml'):
                 name = f"{len(pictures)}.{'png' if 'image/png' in data else 'svg'}"
                 alt = next((l.split(':', 1)[1].strip() for l in lines if l.startswith('#| fig-alt:')), '')
-                pictures[name] = drawing if 'image/png' in data else base64.b64encode(''.join(drawing).encode()).decode()
+                pictures[name] = base64.b64decode(drawing) if 'image/png' in data else _readable(''.join(drawing)).encode()
                 text.append(f'![{alt}]({images}/{name})')
             elif 'text/markdown' in data: text.append(_links(data['text/markdown']))
             else: text.append(f"```\n{data['text/plain'].rstrip()}\n```")
     return '\n\n'.join(text) + '\n', pictures
+
+def _readable(svg):
+    "A drawing whose text is dark on a light page and light on a dark one."
+    style = '<style>svg { color: #333 } @media (prefers-color-scheme: dark) { svg { color: #ddd } }</style>'
+    return re.sub(r'<svg\b[^>]*>', lambda m: m[0] + style, svg.replace(grey, 'currentColor'), count=1)
 
 def _links(text): return re.sub(r'\]\((?!\w+:|#|/)', '](nbs/', text).replace(f']({get_config().git_url}/blob/main/', '](')
 
@@ -186,7 +191,9 @@ def readme(
         raise SystemExit('README.md is not what nbs/index.ipynb makes; run `make readme` and commit the result')
     write_output(target, text)
     images.mkdir(exist_ok=True)
-    for name,png in pictures.items(): write_output(images/name, base64.b64decode(png))
+    for old in images.iterdir():
+        if old.name not in pictures: old.unlink()
+    for name,picture in pictures.items(): write_output(images/name, picture)
     clean_nb(nb)
     write_nb(nb, path)
 

@@ -36,41 +36,45 @@ def chromium():
         yield browser
         browser.close()
 
+ASPECTS = dict(dark='dark faint faintFigures'.split(), phone='overflow small wrapped'.split()) # light: all
+
 @pytest.fixture(scope='module')
 def seen(chromium, site):
-    "What there is to notice on every page in each view: view -> page -> aspect -> list."
+    "What there is to notice on every page, loaded once, in each view: view -> page -> aspect -> list."
     _, home, pages = site
-    views = dict(light=dict(viewport=DESKTOP, color_scheme='light'), dark=dict(viewport=DESKTOP, color_scheme='dark'),
-        phone=dict(viewport=PHONE, color_scheme='light'))
-    return {view: look_at(chromium, home, pages, **options) for view,options in views.items()}
-
-def look_at(chromium, home, pages, **options):
-    context = chromium.new_context(reduced_motion='reduce', **options)
+    context = chromium.new_context(reduced_motion='reduce', viewport=DESKTOP, color_scheme='light')
     context.add_init_script(LOOK)
-    seen = {}
+    page, errors, seen = context.new_page(), [], dict(light={}, dark={}, phone={})
     def guard(route):
         if route.request.url.startswith((home, 'data:')): return route.continue_()
         errors.append(f'asks another host: {route.request.url}')
         route.abort()
     context.route('**/*', guard)
+    page.on('console', lambda m: m.type == 'error' and errors.append(f'console: {m.text}'))
+    page.on('pageerror', lambda e: errors.append(f'script: {e}'))
+    page.on('requestfailed', lambda r: errors.append(f'failed: {r.url}'))
+    page.on('response', lambda r: r.status >= 400 and errors.append(f'{r.status}: {r.url}'))
     for name in pages:
-        errors, page = [], context.new_page()
-        note = errors.append
-        page.on('console', lambda m, note=note: m.type == 'error' and note(f'console: {m.text}'))
-        page.on('pageerror', lambda e, note=note: note(f'script: {e}'))
-        page.on('requestfailed', lambda r, note=note: note(f'failed: {r.url}'))
-        page.on('response', lambda r, note=note: r.status >= 400 and note(f'{r.status}: {r.url}'))
+        errors.clear()
         page.goto(home + name, wait_until='load')
         page.wait_for_timeout(80) # the theme marks light or dark 50 ms after loading
-        seen[name] = dict(page.evaluate('look.everything()'), errors=errors)
-        page.close()
+        seen['light'][name] = page.evaluate('look.at()')
+        page.emulate_media(color_scheme='dark')
+        page.wait_for_function('look.isDark()', timeout=3000)
+        seen['dark'][name] = page.evaluate('names => look.at(names)', ASPECTS['dark'])
+        page.emulate_media(color_scheme='light')
+        page.set_viewport_size(PHONE)
+        page.wait_for_timeout(80)
+        seen['phone'][name] = page.evaluate('names => look.at(names)', ASPECTS['phone'])
+        page.set_viewport_size(DESKTOP)
+        seen['light'][name]['errors'] = list(errors)
     context.close()
     return seen
 
 def report(seen, *aspects):
     "One line per thing noticed; empty if all is well."
     pages = [(view, name, page) for view,named in seen.items() for name,page in named.items()]
-    return '\n'.join(f'{name}, {view}: {o}' for view,name,page in pages for a in aspects for o in page[a])
+    return '\n'.join(f'{name}, {view}: {o}' for view,name,page in pages for a in aspects for o in page.get(a, ()))
 
 def test_every_page_loads(seen):
     assert 'index.html' in seen['light'] and len(seen['light']) > 1
@@ -247,7 +251,7 @@ def test_a_wide_formula_scrolls_in_its_own_box(chromium, site):
     page.goto(home + 'solutions/lora.html')
     page.add_style_tag(content='main math { font-size: 3rem }')
     assert page.evaluate('[...document.querySelectorAll("main math")].some(m => m.scrollWidth > m.clientWidth)')
-    assert page.evaluate('look.everything().overflow') == []
+    assert page.evaluate('look.at(['overflow']).overflow') == []
     page.close()
 
 def test_faults_on_a_page_are_noticed(chromium, site):
@@ -258,7 +262,7 @@ def test_faults_on_a_page_are_noticed(chromium, site):
     page.goto(home)
     kinds = ('brokenImages', 'noise', 'overflow', 'small', 'faint', 'unlabelled', 'faintFigures', 'wrapped', 'typeset')
     def noticed():
-        found = page.evaluate('look.everything()')
+        found = page.evaluate('look.at()')
         return {k for k in kinds if found[k]}
     assert noticed() == set()
     planted = dict(
