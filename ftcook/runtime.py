@@ -410,14 +410,18 @@ def record(
 palette = '#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 #999999'.split()
 
 def plot_style():
-    "Matplotlib defaults of the course: colour-blind safe, legible on light and dark pages."
+    "Matplotlib defaults of the course: colour-blind safe, legible on light and dark pages, as SVG in a notebook."
     import matplotlib as mpl
     grey = '#808080'
     mpl.rcParams.update({
         'axes.prop_cycle': mpl.cycler(color=palette), 'figure.figsize': (7, 3.4), 'figure.dpi': 110, 'font.size': 10,
         'figure.constrained_layout.use': True, 'legend.frameon': False, 'axes.spines.top': False, 'axes.spines.right': False,
         'savefig.transparent': True, 'figure.facecolor': 'none', 'axes.facecolor': 'none',
-        'text.color': grey, 'axes.labelcolor': grey, 'axes.edgecolor': grey, 'xtick.color': grey, 'ytick.color': grey})
+        'svg.fonttype': 'none', 'svg.hashsalt': 'ftcook', 'text.color': grey, 'axes.labelcolor': grey, 'axes.edgecolor': grey,
+        'xtick.color': grey, 'ytick.color': grey})
+    if 'IPython' in sys.modules and sys.modules['IPython'].get_ipython():
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+        set_matplotlib_formats('svg', metadata=dict(Date=None))
 
 # %% ../nbs/00_setup.ipynb #00-068
 class Markdown(str):

@@ -9,6 +9,27 @@ window.look = (() => {
 
   const links = () => all('a[href]').map(a => a.getAttribute('href')).filter(h => h && !/^(mailto|javascript):/.test(h));
   const ids = () => all('[id]').map(el => el.id);
+  // Figures: each has a text, a caption, and text in colours that stand out. A picture's text is grey, changed by a filter.
+  const figures = () => all('main img, main svg.themed');
+  const unlabelled = () => few(figures().filter(el => !(el.getAttribute('alt') || el.getAttribute('aria-label') || '').trim() ||
+    !(el.closest('figure')?.querySelector('figcaption') ?? el.closest('.drawing')?.querySelector('.figure-caption'))?.textContent.trim()).map(el => `no text or caption: ${where(el)} ${el.getAttribute('src') ?? el.getAttribute('aria-label')}`));
+  const ratio = (color, below) => { const [a, b] = [color, below].map(luminance).sort((x, y) => y - x); return (a + .05) / (b + .05); };
+  const faintFigures = (least = 4.5) => few(figures().flatMap(el => {
+    const below = background(el.parentElement);
+    if (el.tagName === 'IMG') { const v = Math.min(255, 128 * parseFloat((getComputedStyle(el).filter.match(/brightness\(([\d.]+)\)/) ?? [0, 1])[1])); return [[ratio([v, v, v], below), el]]; }
+    return [...el.querySelectorAll('text')].map(t => [parse(getComputedStyle(t).fill), t]).filter(([c]) => c.slice(0, 3).join() !== '255,255,255').map(([c, t]) => [ratio(over(c, below), below), t]);
+  }).filter(([c]) => c < least).map(([c, el]) => `contrast ${c.toFixed(1)} in a figure: ${where(el)}`));
+
+  // A line of code is one line on the screen.
+  const wrapped = () => few(all('main pre.sourceCode > code').filter(visible).filter(el => {
+    const height = parseFloat(getComputedStyle(el).lineHeight) || 1.5 * parseFloat(getComputedStyle(el).fontSize);
+    const range = document.createRange();
+    range.selectNodeContents(el);
+    return range.getBoundingClientRect().height > (el.textContent.replace(/\n$/, '').split('\n').length + .7) * height;
+  }).map(where));
+  // What a reader copies is what the shell takes: no dashes or quotes of typesetting in a command.
+  const typeset = () => few(all('main code, main td, main pre').filter(el => /[–—](no|pre|json|gpu|profile|method)\b|(pip install|ftcook \w+) [^\n]*[“”‘’]|=[“‘]/.test(el.textContent)).map(where));
+  const screens = () => document.documentElement.scrollHeight / innerHeight;
   const brokenImages = () => all('img').filter(i => !(i.complete && i.naturalWidth)).map(i => `broken image: ${i.src.slice(0, 80)}`);
 
   // Content may be wider than the screen only inside a box that scrolls.
@@ -24,14 +45,16 @@ window.look = (() => {
   // Colours as [r, g, b, alpha], painted over one another; contrast as WCAG 2 defines it.
   const canvas = Object.assign(document.createElement('canvas'), { width: 1, height: 1 }).getContext('2d', { willReadFrequently: true });
   const cache = {};
+  let below = new Map(), shown = new Map(); // what is behind an element, and its opacity with that of all around it
   const parse = css => cache[css] ??= (() => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = css; canvas.fillRect(0, 0, 1, 1); const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255]; })();
   const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
   const background = el => {
-    const layers = [];
-    for (; el; el = el.parentElement) { const c = parse(getComputedStyle(el).backgroundColor); if (c[3] > 0) layers.push(c); if (c[3] === 1) break; }
-    return layers.reduceRight((below, top) => over(top, below), [255, 255, 255, 1]);
+    if (!el) return [255, 255, 255, 1];
+    if (below.has(el)) return below.get(el);
+    const c = parse(getComputedStyle(el).backgroundColor);
+    return below.set(el, c[3] === 1 ? c : over(c, background(el.parentElement))).get(el);
   };
-  const opacity = el => { let o = 1; for (; el; el = el.parentElement) o *= parseFloat(getComputedStyle(el).opacity); return o; };
+  const opacity = el => el ? (shown.get(el) ?? shown.set(el, getComputedStyle(el).opacity * opacity(el.parentElement)).get(el)) : 1;
   const luminance = c => c.slice(0, 3).map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0);
   const contrast = el => {
     const below = background(el), color = parse(getComputedStyle(el).color);
@@ -44,7 +67,8 @@ window.look = (() => {
   // A page is a run that went well: no traceback, and no warnings or progress bars, which go to stderr.
   const noise = () => few(all('.cell-output-error, .cell-output-stderr').map(where));
   const isDark = () => luminance(background(document.body)) < .2;
-  const everything = () => ({ links: links(), ids: ids(), brokenImages: brokenImages(), noise: noise(), overflow: overflow(), small: small(), faint: faint(),
-    dark: isDark(), characters: document.querySelector('main').innerText.length });
-  return { isDark, everything };
+  const characters = () => document.querySelector('main').innerText.length;
+  const aspects = { links, ids, brokenImages, noise, unlabelled, faintFigures, wrapped, typeset, screens, overflow, small, faint, characters, dark: isDark };
+  const at = (names = Object.keys(aspects)) => { below = new Map(); shown = new Map(); return Object.fromEntries(names.map(n => [n, aspects[n]()])); };
+  return { isDark: () => at(['dark']).dark, at };
 })();

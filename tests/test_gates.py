@@ -81,7 +81,15 @@ def records(cell, lesson):
     if not (isinstance(call, ast.Call) and getattr(call.func, 'id', '') == 'record'): return False
     return lesson.startswith('_') or ast.unparse(call.args[0]) == repr(lesson)
 
-gates = [long_lines_of_code, long_lines_of_prose, long_cells, full_notebooks, looks_ahead, anatomy]
+def unlabelled_figures():
+    "A cell that shows a figure says what it is: `#| fig-cap:` in a line, and `#| fig-alt:` for those who do not see it."
+    for path in notebooks():
+        for cell in code_cells(path):
+            if not any(kind.startswith('image/') for o in cell.get('outputs', ()) for kind in o.get('data', ())): continue
+            missing = [o for o in ('fig-cap', 'fig-alt') if not re.search(rf'^#\| *{o}: *\S', text(cell), re.M)]
+            if missing: yield name(path), f"cell {cell['id']}: no #| {': and no #| '.join(missing)}:"
+
+gates = [long_lines_of_code, long_lines_of_prose, long_cells, full_notebooks, looks_ahead, anatomy, unlabelled_figures]
 
 def counted(gate):
     "Where a gate is broken, and how often."
@@ -103,6 +111,8 @@ def notebook(path, *prose, **code):
     path.parent.mkdir(parents=True, exist_ok=True)
     made = [dict(cell_type='markdown', id=f'p{i}', metadata={}, source=[source]) for i,source in enumerate(prose)]
     made += [dict(cell_type='code', id=id, metadata=dict(tags=[id]), source=[source]) for id,source in code.items()]
+    for cell in made:
+        if 'plot' in cell['source'][0]: cell['outputs'] = [dict(data={'image/svg+xml': ['<svg/>']})]
     path.write_text(json.dumps(dict(cells=made)))
 
 @pytest.fixture
@@ -124,8 +134,9 @@ def plant(folder):
         code='#| default_exp late', parameters='x = 0', last="record('02_late', x=1)")
     notebook(folder/'nbs'/'01_early.ipynb', '# No promise', 'a word ' * 20, code='#| default_exp early', wide=f"x = '{'x'*130}'",
         high='x\n' * 41, exported='#| export\n' + 'x = 1\n' * 501, ahead='from ftcook.late import later',
+        drawn='#| fig-cap: A loaf.\nplot()',
         **{f'more{i}': 'x' for i in range(120)}, last="record('02_late')")
-    return dict(long_lines_of_code=1, long_lines_of_prose=1, long_cells=2, full_notebooks=2, anatomy=6)
+    return dict(long_lines_of_code=1, long_lines_of_prose=1, long_cells=2, full_notebooks=2, anatomy=6, unlabelled_figures=1)
 
 def test_every_gate_finds_what_is_planted(faulty):
     found = {gate.__name__: counted(gate) for gate in gates}

@@ -92,7 +92,7 @@ def test_api_lists_every_public_function_and_class_with_a_link():
         defined = [o for o in tree.body if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and o.name[0] != '_']
         entries = [o for o in defined if isinstance(o, ast.FunctionDef) and o.decorator_list and not ast.get_docstring(o)]
         public = [o.name for o in defined if o not in entries and not ast.unparse(o).startswith('@patch')]
-        section = re.search(rf'^## ftcook\.{re.escape(name)}$(.*?)(?=^## |\Z)', text, re.M | re.S)[1]
+        section = re.search(rf'^### ftcook\.{re.escape(name)}$(.*?)(?=^### |\Z)', text, re.M | re.S)[1]
         assert re.findall(r'^- \[`(\w+)`\]\(https://\S+\)', section, re.M) == public, name
     assert '`(profile=\'\', path=None)` <br>Read and check settings.ini.' in text
 
@@ -108,7 +108,9 @@ def test_outputs_that_other_files_decide_are_renewed():
     assert any('ftcook.runtime' in c.source for c in names) and {c.cell_type for c in names} == {'markdown'}
     assert 'Measured' in str(staged("timing('00_setup')")[0].outputs)
     assert '`runtime`' in str(staged('house()')[0].outputs)
-    assert 'image/png' in staged('plot_house()')[0].outputs[0]['data']
+    assert 'image/svg+xml' in staged('plot_house()')[0].outputs[0]['data']
+    assert 'exact_match_before' not in str(staged("before_after('04_sft', 'exact_match_before', 'exact_match_after')")[0].outputs)
+    assert 'before training' in str(staged("one_request('04_sft')")[0].outputs)
     for other in ("print(api())", "x = house()", "timing(lesson)"): assert staged(other)[0].outputs == stale, other
 
 def test_old_addresses_lead_to_pages_that_exist():
