@@ -2,9 +2,9 @@
 
 python nbs/measurements/flights/rates.py [--profile cpu] [--rows 64] [--batch_size 4] [--rates 2e-5 2e-4] [--seeds 0]
 """
-import argparse, csv, tempfile, time
+import argparse, tempfile, time
 from pathlib import Path
-from ftcook.bench import device_name, label, merge_rows
+from ftcook.bench import device_name, label, merge_rows, read_table
 from ftcook.runtime import load_settings, quiet
 from ftcook.tasks.flights import task
 
@@ -48,7 +48,7 @@ if __name__ == '__main__':
     settings = load_settings(args.profile)
     size = sizes[settings.profile] | ({'rows': args.rows} if args.rows else {})
     if args.batch_size: settings.batch_size = args.batch_size
-    known = {tuple(row[k] for k in key) for row in csv.DictReader(table.open())} if table.exists() else set()
+    known = {tuple(row[k] for k in key) for row in read_table(table)}
     for rate,seed in ((rate, seed) for seed in args.seeds for rate in args.rates):
         if (settings.profile, str(size['rows']), f'{rate:g}', str(seed)) in known: continue
         row = measure(settings, size, rate, seed)
