@@ -68,9 +68,11 @@ def test_it_trains_and_is_scored(own, tmp_path):
     models[1].load_state_dict(models[0].state_dict())
     how = dict(max_steps=2, report_to='none', disable_tqdm=True)
     trainer = train_task(own, settings, tmp_path/'run', model=models[0], **how)
-    seen, watch = get_task(own).rows(3, 'test'), AnswersCallback(get_task(own).rows(2, 'test'), 4)
-    watched = train_task(own, settings, tmp_path/'watched', model=models[1], callbacks=[watch], validation=seen, eval_steps=1, **how)
-    assert [len(watch.answers[step]) for step in (1, 2)] == [2, 2] and sum('eval_loss' in o for o in watched.state.log_history) == 2
+    others = get_task(own).rows(2, 'test')
+    how |= dict(callbacks=[watch := AnswersCallback(others, 4)], validation=others, eval_steps=1)
+    watched = train_task(own, settings, tmp_path/'watched', model=models[1], **how)
+    assert {step: len(answers) for step,answers in watch.answers.items()} == {1: 2, 2: 2}
+    assert sum('eval_loss' in log for log in watched.state.log_history) == 2
     weights, same = (run.model.state_dict() for run in (trainer, watched))
     assert all(torch.equal(weights[k], same[k]) for k in weights), 'measuring on the way changes nothing'
     assert trainer.state.global_step == 2 and (tmp_path/'run'/'adapter_model.safetensors').exists()
