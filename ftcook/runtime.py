@@ -126,7 +126,7 @@ knobs = dict(model=str, seed=int, dtype=('float32', 'bfloat16', 'float16'),
     pii_sentences=int, train_rows=int, test_rows=int,
     quantize=('none', 'int8', 'fp4', 'nf4', 'nf4-double'), perplexity_tokens=int,
     rank=int, alpha_over_rank=float,
-    max_length=int, batch_size=int, learning_rate=float, epochs=float, sweep_steps=int,
+    max_length=int, batch_size=int, learning_rate=float, epochs=float, validation_rows=int,
     max_new_tokens=int, generation_batch_size=int,
     gap_fields=int, incomplete_rows=int, mistake_pairs=int, complete_pairs=int,
     dpo_batch_size=int, dpo_learning_rate=float, beta=float, break_steps=int)
