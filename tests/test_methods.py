@@ -47,6 +47,20 @@ def test_what_a_budget_rents(prices, case, answer, said):
     found = recommend('task', examples=800, **case)
     assert str(found) == answer and said in ' '.join(found.reasons)
 
+@pytest.mark.parametrize('gpus, vram, more, answer', [(4, 24, {}, 'SFT: QLoRA'), (2, 40, {}, 'SFT: QLoRA'),
+    (8, 80, dict(lora_falls_short=True), 'SFT: LoRA'), (1, 24, {}, 'SFT: a smaller model, or more memory')])
+def test_several_gpus_share_an_adapters_base(gpus, vram, more, answer):
+    "70 billion weights: no method may count the whole base on each of several GPUs."
+    found = recommend('task', examples=800, billions=70, gpus=gpus, vram_gib=vram, **more)
+    assert str(found) == answer and (f'over the {gpus} GPUs' in ' '.join(found.reasons)) == (gpus > 1)
+
+def test_gpus_that_need_not_share_are_told_nothing_of_it():
+    assert not any('over the' in r for r in recommend('task', examples=800, gpus=4, vram_gib=80).reasons)
+
+def test_the_assumed_step_grows_with_the_model():
+    steps = [training_gib('qlora', n) - training_gib('qlora', n, step_gib=0) for n in (.135e9, 7e9, 70e9)]
+    assert steps[1] == pytest.approx(4) and 3 < steps[0] < 3.2 and 7 < steps[2] < 8
+
 def test_the_last_rule_always_holds():
     assert approach_rules[-1].holds({}) and weight_rules[-1].holds({})
 
