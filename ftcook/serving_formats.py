@@ -13,6 +13,7 @@ import importlib.util, json, re, subprocess, sys
 from pathlib import Path
 import gguf, numpy as np
 from safetensors import safe_open
+from .outputs import outputs, partial
 from .runtime import chat
 from .tasks import parse_answer
 
@@ -61,6 +62,16 @@ def _interleaved(w, heads):
     "Rows of a query or key matrix in the order of llama.cpp."
     return w.reshape(heads, 2, -1, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
 
+def _matrices(file, c, reorder):
+    "Name and values of each tensor, in the words and the order of llama.cpp."
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, c['num_hidden_layers'])
+    heads = dict(attn_q=c['num_attention_heads'], attn_k=c['num_key_value_heads'])
+    with safe_open(file, 'pt') as f:
+        for key in f.keys():
+            x, name = f.get_tensor(key).float().numpy(), names.get_name(key, try_suffixes=('.weight',))
+            h = heads.get(name.split('.')[-2])
+            yield name, _interleaved(x, h) if h and reorder else x
+
 def _describe(w, c, tokenizer, template, pre):
     "Shape and vocabulary."
     for add,value in ((w.add_block_count, c['num_hidden_layers']), (w.add_context_length, c['max_position_embeddings']),
@@ -93,23 +104,20 @@ def to_gguf(
     c, tokenizer = (json.loads((folder/f).read_text(encoding='utf-8')) for f in ('config.json', 'tokenizer.json'))
     if c['model_type'] != 'llama':
         raise GGUFError(f"{folder}: model_type {c['model_type']}; use llama.cpp's convert_hf_to_gguf.py")
-    work, kinds = out.with_name(f'.{out.name}.part'), gguf.GGMLQuantizationType
-    w = gguf.GGUFWriter(work, 'llama')
-    w.add_name(folder.name)
-    _describe(w, c, tokenizer, (folder/'chat_template.jinja').read_text(encoding='utf-8'), pre)
-    w.add_file_type(gguf.LlamaFileType.ALL_F32 if kind == 'F32' else gguf.LlamaFileType[f'MOSTLY_{kind}'])
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, c['num_hidden_layers'])
-    heads = dict(attn_q=c['num_attention_heads'], attn_k=c['num_key_value_heads'])
-    with safe_open(folder/'model.safetensors', 'pt') as f:
-        for key in f.keys():
-            x, name = f.get_tensor(key).float().numpy(), names.get_name(key, try_suffixes=('.weight',))
-            h = heads.get(name.split('.')[-2])
-            if h and reorder: x = _interleaved(x, h)
+    kinds = gguf.GGMLQuantizationType
+    with outputs(out): # GGUFWriter opens files by their name
+        w = gguf.GGUFWriter(partial(out), 'llama')
+        w.add_name(folder.name)
+        _describe(w, c, tokenizer, (folder/'chat_template.jinja').read_text(encoding='utf-8'), pre)
+        w.add_file_type(gguf.LlamaFileType.ALL_F32 if kind == 'F32' else gguf.LlamaFileType[f'MOSTLY_{kind}'])
+        for name,x in _matrices(folder/'model.safetensors', c, reorder):
             coarse = kind == 'Q4_0' and name.startswith(('token_embd', 'output.'))
             stored = kinds.F32 if x.ndim == 1 else kinds.Q8_0 if coarse else kinds[kind]
             w.add_tensor(name, gguf.quantize(np.ascontiguousarray(x), stored), raw_dtype=stored)
-    w.write_header_to_file(); w.write_kv_data_to_file(); w.write_tensors_to_file(); w.close()
-    work.replace(out)
+        w.write_header_to_file()
+        w.write_kv_data_to_file()
+        w.write_tensors_to_file()
+        w.close()
     return out
 
 # %% ../nbs/05b_serving_formats.ipynb #5b-041

@@ -104,3 +104,28 @@ def test_a_failed_row_has_every_column(methods, settings):
 
 def test_rl_needs_its_first_stage(methods, settings, tmp_path):
     with pytest.raises(FileNotFoundError, match='measure `lora` first'): methods.started(None, tmp_path/'lora')
+
+# --- the sweep over seeds and rates
+
+@pytest.fixture
+def sweep(methods):
+    import sweep
+    return sweep
+
+def test_nothing_is_measured_before_what_it_starts_from(sweep):
+    jobs = sweep.all_jobs([*sweep.once, *sweep.repeated, 'distilled'], [1, .333, 3], [0, 1, 2])
+    assert len(jobs) == len(set(jobs)) == len(sweep.once) + 3*len(sweep.repeated)*3 + 3
+    for i,(method,_,seed) in enumerate(jobs):
+        if start := sweep.starts.get(method): assert jobs.index((start, 1, seed)) < i
+
+def test_a_run_belongs_to_one_lane_and_waits_for_its_start(sweep, tmp_path):
+    (tmp_path/'rows').mkdir()
+    assert sweep.claim(tmp_path, ('lora', 1, 0)) and not sweep.claim(tmp_path, ('lora', 1, 0))
+    assert not sweep.ready(tmp_path, ('dpo', 3, 0))
+    sweep.row_file(tmp_path, ('lora', 1, 0)).write_text('{}')
+    assert sweep.ready(tmp_path, ('dpo', 3, 0)) and not sweep.ready(tmp_path, ('dpo', 1, 1))
+
+def test_rates_and_seeds_reach_the_settings(sweep, settings):
+    s = sweep.for_job(settings, sweep.sizes['cpu'], ('full', 3, 2))
+    assert (s.seed, s.batch_size) == (2, 4) and sweep.rate('full', s) == pytest.approx(3*.1*settings.learning_rate)
+    assert sweep.rate('dpo', s) == 3*settings.dpo_learning_rate

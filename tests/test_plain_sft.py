@@ -1,8 +1,8 @@
-"The first script of the course: the libraries and nothing of ours, short, and it learns."
-import ast, json, subprocess, sys
+"The first script of the course: the libraries and nothing of ours, and short. That it learns, lesson 00 shows by running it."
+import ast, json, os, subprocess, sys
 import pytest
 from conftest import root
-from ftcook.runtime import model_path
+from ftcook.runtime import model_path, unasked
 
 script = root/'recipes'/'plain_sft.py'
 
@@ -20,21 +20,14 @@ def test_it_is_a_first_script():
 
 def run(tmp_path, *args):
     command = [sys.executable, str(script), model_path(), *map(str, args)]
-    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1500)
-
-def said(done, when):
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | unasked, capture_output=True, text=True, timeout=1500)
     assert not done.returncode, done.stderr[-2000:]
-    return done.stdout.split(f'{when}:', 1)[1].splitlines()[0].strip()
-
-@pytest.mark.slow
-def test_the_answer_before_and_after(tmp_path):
-    done = run(tmp_path)
-    assert json.loads(said(done, 'after')) == {'from': 'Madrid', 'to': 'Nairobi', 'day': 'Friday'}
-    assert not said(done, 'before').startswith('{')
-    assert (tmp_path/'plain_sft'/'adapter_model.safetensors').exists()
+    return done.stdout
 
 @pytest.mark.slow
 def test_it_takes_rows_of_ones_own(tmp_path):
     rows = [[dict(role='user', content=f'Colour {i}?'), dict(role='assistant', content='blue')] for i in range(16)]
     (tmp_path/'rows.jsonl').write_text('\n'.join(json.dumps(dict(messages=row)) for row in rows))
-    assert 'before' in (done := run(tmp_path, 'rows.jsonl')).stdout and said(done, 'after')
+    said = run(tmp_path, 'rows.jsonl')
+    assert said.split('after:')[1].splitlines()[0].strip() == 'blue' != said.split('before:')[1].splitlines()[0].strip()
+    assert (tmp_path/'plain_sft'/'adapter_model.safetensors').exists()
