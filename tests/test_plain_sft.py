@@ -26,7 +26,7 @@ def run(tmp_path, *args):
 
 @pytest.mark.slow
 def test_it_takes_rows_of_ones_own(tmp_path):
-    rows = [[dict(role='user', content=f'Colour {i}?'), dict(role='assistant', content='blue')] for i in range(16)]
+    rows = [[dict(role='user', content=f'Colour {i}?'), dict(role='assistant', content='blue')] for i in range(48)]
     (tmp_path/'rows.jsonl').write_text('\n'.join(json.dumps(dict(messages=row)) for row in rows))
     said = run(tmp_path, 'rows.jsonl')
     assert said.split('after:')[1].splitlines()[0].strip() == 'blue' != said.split('before:')[1].splitlines()[0].strip()
