@@ -12,6 +12,8 @@ more = [('SmolLM2-135M-Instruct', 'Apache-2.0', 'the embedded model, packaged by
         ('GeoNames', 'CC-BY-4.0', 'names of cities, in ftcook/assets/cities.csv'),
         ('dpo_en_demo.json of LLaMA-Factory', 'Apache-2.0', "lesson 06's real pairs; fetched by `make pairs`, not redistributed")]
 
+on_request = {'flash-attn': 'BSD-3-Clause', 'liger-kernel': 'BSD-2-Clause', 'xllamacpp': 'MIT'}
+
 def plain(name): return re.sub(r'[-_.]+', '-', name).lower()
 
 def licence(about):
@@ -46,8 +48,9 @@ def page():
     return '\n'.join(['# What ftcook is built on', '',
         'Made by `make licences` from what the packages state themselves. ftcook contains none of them; pip installs them.', '',
         '| package | licence | asked for by |', '|---|---|---|', *lines(rows), '',
-        f"Only with an NVIDIA GPU, and not in this list: {', '.join(absent)} (BSD-2-Clause and BSD-3-Clause), and the CUDA",
-        "libraries that the public wheels of torch bring on Linux, under NVIDIA's own licence. The wheels for a CPU bring none.",
+        f"Only where asked for, and not in this list: {', '.join(f'{name} ({on_request[name]})' for name in absent)}. With",
+        "an NVIDIA GPU also the CUDA libraries that the public wheels of torch bring on Linux, under NVIDIA's own licence. The",
+        'wheels for a CPU bring none.',
         '',
         '## Model and data', '', '| what | licence | where |', '|---|---|---|', *lines(more), '',
         '## Not permissive', '',

@@ -283,7 +283,7 @@ def attention_flops(
     batch:int=1, # rows
     passes:str='both', # forward, backward or both
 )->float: # floating-point operations
-    "The arithmetic of causal attention: 4·N²·d for two products, half of it masked; backward 2.5 times that."
+    "The useful arithmetic of causal attention: 4·N²·d for two products, half of it masked; backward 2.5 times that."
     return 4*n**2*head_dim*heads*batch/2*dict(forward=1, backward=2.5, both=3.5)[passes]
 
 # %% ../nbs/09_flash_attention.ipynb #09-111

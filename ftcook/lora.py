@@ -17,14 +17,13 @@ from .runtime import model_config
 # %% ../nbs/03_lora.ipynb #03-056
 def lora_config(
     r:int=16, # rank: rows of A and columns of B
-    lora_alpha:int|None=None, # the correction is multiplied by lora_alpha / r; None: 2 * r
+    lora_alpha:int=32, # the correction is multiplied by lora_alpha / r; early in training it acts as a learning rate
     target_modules:str|list='all-linear', # which layers: names, a regular expression, or all linear ones but the head
     lora_dropout:float=0.0, # share of the correction's inputs set to zero in training
     **kwargs, # further arguments of `LoraConfig`
 )->LoraConfig: # for `get_peft_model`, or as `peft_config` of a trl trainer
     "A `LoraConfig` for a causal language model."
-    alpha = 2*r if lora_alpha is None else lora_alpha
-    own = dict(r=r, lora_alpha=alpha, target_modules=target_modules, lora_dropout=lora_dropout)
+    own = dict(r=r, lora_alpha=lora_alpha, target_modules=target_modules, lora_dropout=lora_dropout)
     return LoraConfig(**{'task_type': 'CAUSAL_LM', **kwargs}, **own)
 
 # %% ../nbs/03_lora.ipynb #03-076

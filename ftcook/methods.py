@@ -53,12 +53,13 @@ def training_gib(
     method:str, # full, lora or qlora
     parameters:float=7e9, # weights of the model
     share:float=.01, # weights of the adapter, as a share; lesson 03 computes it
-    step_gib:float=4., # what a training step needs beside the weights: activations, logits, buffers
+    step_gib:float|None=None, # activations, logits, buffers of a step; None: assumed for one row of 2,048 tokens
     gpus:int=1, # that share weights, gradients and optimizer between them (ZeRO-3, FSDP)
 )->float: # GiB on each GPU
     "Memory for training: frozen weights, 16 bytes for each trained one, and the step."
     if method not in frozen_bytes: raise ValueError(f"method={method!r}: use one of {', '.join(frozen_bytes)}")
     trained = parameters*(1 if method == 'full' else share)
+    if step_gib is None: step_gib = 3 + (parameters/7e9)**(2/3)
     return (parameters*frozen_bytes[method] + trained*optimizer_bytes)/gpus/2**30 + step_gib
 
 # %% ../nbs/08_methods.ipynb #08-048
@@ -183,9 +184,9 @@ weight_rules = [
          '{hours} hours of a rented {rental} cost {rental_usd:.0f} USD ({rental_source}).',
          'A GPU of your own with {qlora_gpu:.0f} GiB.'),
     Rule('smaller model', lambda c: True, 'a smaller model, or more memory',
-         'QLoRA needs {qlora:.0f} GiB, more than one GPU has here, '
+         'QLoRA needs {qlora:.0f} GiB on each GPU, more than there is here, '
          'and the budget does not rent one that fits for {hours} hours.',
-         'At most {largest:.1f} billion weights fit here. {cheapest}')]
+         'At most {largest:.1f} billion weights fit here, a few more with weights kept in the memory of the CPU. {cheapest}')]
 
 # %% ../nbs/08_methods.ipynb #08-077
 @dataclass
@@ -225,29 +226,34 @@ def _check_case(c):
 def _memory_case(c):
     "Memory of each method, and what fits here."
     n, gpus = c['billions']*1e9, max(1, c['gpus'])
-    gib = {m: training_gib(m, n, gpus=gpus if m == 'full' else 1) for m in frozen_bytes}
-    here, step = usable_share*c['vram_gib'], training_gib('qlora', 0)
-    return dict(gib, gib=gib, fits={m: need <= here for m,need in gib.items()},
+    gib = {m: training_gib(m, n, gpus=gpus) for m in frozen_bytes}
+    alone = {m: training_gib(m, n) for m in frozen_bytes}
+    here = usable_share*c['vram_gib']
+    def fits(billions): return training_gib('qlora', billions*1e9, gpus=gpus) <= here
+    return dict(gib, gib=gib, alone=alone, fits={m: need <= here for m,need in gib.items()},
         lora_gpu=gib['lora']/usable_share, qlora_gpu=gib['qlora']/usable_share,
-        largest=max(0, here - step)/(training_gib('qlora', 1e9) - step))
+        largest=max((b/10 for b in range(1, 10_000) if fits(b/10)), default=0))
 
 def _rental_case(c):
     "What the budget rents: one GPU for an adapter, and as many as all weights need."
     hours = thresholds['hours']
+    alone = c['alone']
     def holds(rental, gib): return gib <= usable_share*rental.memory_gb
-    offers = sorted((r for r in rentals() if holds(r, c['qlora'])), key=lambda r: r.usd)
+    offers = sorted((r for r in rentals() if holds(r, alone['qlora'])), key=lambda r: r.usd)
     one = next((r for r in offers if r.usd*hours <= c['budget_usd']), Rental('', 0, 0, ''))
     many = rentals()[-1]
     def enough(k): return holds(many, training_gib('full', c['billions']*1e9, gpus=k)) and k*many.usd*hours <= c['budget_usd']
     k = next((k for k in (1, 2, 4, 8) if enough(k)), 0)
     cheapest = f'{offers[0].usd*hours:.0f} USD rent a GPU that fits.' if offers else 'No GPU of the list fits it alone.'
     return dict(rental=one.gpu, rental_usd=one.usd*hours, rental_source=one.source, cheapest=cheapest,
-        adapter='LoRA' if holds(one, c['lora']) else 'QLoRA',
+        adapter='LoRA' if holds(one, alone['lora']) else 'QLoRA',
         cluster=k and f'{k} × {many.gpu}', cluster_usd=k*many.usd*hours, cluster_source=many.source)
 
 # %% ../nbs/08_methods.ipynb #08-082
 _unmet = ('All weights were asked for, but full fine-tuning fits neither this machine nor the budget; '
           'a high rank is the nearest thing.')
+_cut = ('One GPU would need {one:.0f} GiB for this: cut the weights over the {gpus} GPUs (FSDP or ZeRO-3). '
+        'Where one is enough, give each a copy and its own rows instead, which is simpler and faster.')
 
 def recommend(
     goal:str, # one of `goals`
@@ -271,5 +277,8 @@ def recommend(
     how = first(weight_rules)
     reasons = [rule.reason.format(**c) for rule in (approach, how)]
     if c['all_weights'] and how.name in ('LoRA', 'QLoRA', 'rented'): reasons.append(_unmet)
+    method = dict(LoRA='lora', QLoRA='qlora').get(how.name)
+    if method and c['gpus'] > 1 and c['alone'][method] > usable_share*c['vram_gib']:
+        reasons.append(_cut.format(one=c['alone'][method], **c))
     changes = [rule.change.format(**c) for rule in (approach, how)]
     return Recommendation(approach.stages, how.stages.format(**c), reasons, changes, c['gib'], (approach.name, how.name))

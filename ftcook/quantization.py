@@ -1,4 +1,4 @@
-"""Store a model in an eighth of the bytes, and know what that costs before you pay it.
+"""Store a model in less than a third of the bytes, and know what that costs before you pay it.
 
 Docs: https://ftcook.github.io/ftcook/quantization.html.md"""
 

@@ -1,4 +1,4 @@
-"""Know your machine, meet the model, and see what it cannot do before you teach it.
+"""Know your machine, meet the model, and tune it for the first time in about a minute.
 
 Docs: https://ftcook.github.io/ftcook/setup.html.md"""
 
@@ -102,11 +102,12 @@ def attention_implementations()->list: # names to pass as `attn_implementation`
     from transformers import utils
     names = ['eager', 'sdpa']
     if not torch.cuda.is_available(): return names
-    needs = dict(flash_attention_2=('is_flash_attn_2_available', (8,0)), flash_attention_3=('is_flash_attn_3_available', (9,0)),
-                 flash_attention_4=('is_flash_attn_4_available', (9,0)), flex_attention=('is_torch_flex_attn_available', (7,0)))
-    for name,(check,capability) in needs.items():
+    needs = dict(flash_attention_2=('is_flash_attn_2_available', (8, 9, 10, 12)),
+                 flash_attention_3=('is_flash_attn_3_available', (9,)), flash_attention_4=('is_flash_attn_4_available', (9, 10)),
+                 flex_attention=('is_torch_flex_attn_available', (7, 8, 9, 10, 12)))
+    for name,(check,majors) in needs.items():
         available = getattr(utils, check, lambda: False)
-        if available() and torch.cuda.get_device_capability() >= capability: names.append(name)
+        if available() and torch.cuda.get_device_capability()[0] in majors: names.append(name)
     return names
 
 # %% ../nbs/00_setup.ipynb #00-022

