@@ -43,7 +43,8 @@ def trainer_for(method, model, tokenizer, pairs, settings, folder):
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
         return own_trainer(ORPOTrainer, ORPOConfig, model, tokenizer, pairs, settings, folder, **size)
     from trl import KTOConfig, KTOTrainer
-    thumbs = [dict(prompt=p['prompt'], completion=p[side], label=side == 'chosen') for p in pairs for side in ('chosen', 'rejected')]
+    thumbs = [dict(prompt=p['prompt'], completion=p[side], label=side == 'chosen')
+              for p in pairs for side in ('chosen', 'rejected')]
     random.Random(settings.seed).shuffle(thumbs)
     size['per_device_train_batch_size'] *= 2  # as many answers in a step as DPO has
     return own_trainer(KTOTrainer, KTOConfig, model, tokenizer, thumbs, settings, folder, **size)
@@ -62,7 +63,8 @@ def shares(model, tokenizer, settings):
 def measure(method, start, tokenizer, pairs, settings, folder):
     "One method, as a row of voices.csv."
     model = load_adapter(settings.model, start, quantize=settings.quantize, dtype=settings.dtype)
-    row = dict(profile=settings.profile, device=device_name(), method=method, learning_rate='', pairs=0, steps=0, train_minutes='')
+    row = dict(profile=settings.profile, device=device_name(), method=method, learning_rate='', pairs=0, steps=0,
+               train_minutes='')
     if method != 'start':
         torch.manual_seed(settings.seed)
         trainer = trainer_for(method, model, tokenizer, pairs, settings, folder)
