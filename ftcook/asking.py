@@ -84,7 +84,8 @@ def asking_rows(
 )->list: # rows in messages format
     "Examples of asking and of not asking, as many of each, shuffled."
     task, half = get_task(task), settings.ask_rows//2
-    rows = task.incomplete_rows(half, 'train', settings.seed + 5) + task.rows(settings.ask_rows - half, 'train', settings.seed + 6)
+    rows = task.incomplete_rows(half, 'train', settings.seed + 5)
+    rows += task.rows(settings.ask_rows - half, 'train', settings.seed + 6)
     random.Random(settings.seed).shuffle(rows)
     return rows
 
