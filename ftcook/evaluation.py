@@ -6,18 +6,13 @@ Docs: https://ftcook.github.io/ftcook/evaluation.html.md"""
 
 # %% auto #0
 __all__ = ['score_each', 'proportion', 'bootstrap', 'paired', 'power', 'pairs_needed', 'harness', 'harness_tasks', 'run_harness',
-           'forgetting', 'read_verdict', 'JudgeError', 'judge_client', 'ask', 'endpoint', 'judge', 'judge_metrics',
-           'EvalReport', 'Gate', 'gate']
+           'forgetting', 'EvalReport', 'Gate', 'gate']
 
 # %% ../nbs/07_evaluation.ipynb #07-007
-import difflib, io, json, logging, math, numbers, operator, os, re, time, warnings
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, redirect_stderr
+import difflib, io, json, logging, math, numbers, operator, re, warnings
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 import numpy as np
 from .outputs import write_output
 from scipy import stats
@@ -209,145 +204,6 @@ def forgetting(
         out[task] = _change(task, metric, _values(before, task, metric), _values(after, task, metric))
         out[task].update({when: r['results'][task][f'{metric},none'] for when,r in (('before', before), ('after', after))})
     return out
-
-# %% ../nbs/07_evaluation.ipynb #07-075
-def read_verdict(
-    text:str, # what the judge wrote
-)->str|None: # 'A', 'B', 'tie', or None where there is no clear verdict
-    "The verdict in a judge's reply, if it is nothing but a verdict."
-    found = re.fullmatch(r'\W*(?:verdict|answer)?\W*(a|b|tie)\W*', text.strip(), re.IGNORECASE)
-    return found and {'a': 'A', 'b': 'B', 'tie': 'tie'}[found[1].lower()]
-
-# %% ../nbs/07_evaluation.ipynb #07-080
-class JudgeError(RuntimeError):
-    "A judge that cannot be asked at all."
-
-def judge_client(
-    base_url:str, # of an OpenAI-compatible server, such as http://localhost:8000/v1
-    key:str='OPENAI_API_KEY', # name of the environment variable with the API key
-    timeout:float=60., # seconds
-): # an `openai.OpenAI`
-    "A client for a judge; the key comes from the environment and is shown nowhere."
-    from openai import OpenAI
-    number('timeout', timeout, 0, above=True)
-    if not os.environ.get(key):
-        raise JudgeError(f'the environment has no {key}; set it (to anything, if the server wants no key)')
-    return OpenAI(base_url=base_url, api_key=os.environ[key], timeout=timeout, max_retries=0)
-
-# %% ../nbs/07_evaluation.ipynb #07-082
-def _failure(error):
-    "Why a call failed and how long the server asks to wait; None instead of a wait if there is no use in trying again."
-    import openai
-    if isinstance(error, openai.APITimeoutError): return 'time-out', 0
-    if isinstance(error, openai.APIConnectionError): return 'no connection', 0
-    if not isinstance(error, openai.APIStatusError): return 'malformed reply', 0
-    status = error.status_code
-    if status == 404: raise JudgeError('no such model or address (HTTP 404)') from None
-    if status in (401, 403): raise JudgeError(f'the key is refused (HTTP {status})') from None
-    wait = error.response.headers.get('retry-after', '')
-    wait = float(wait) if wait.replace('.', '', 1).isdigit() else 0
-    if status == 429: return 'rate limit', wait
-    return ('server error', wait) if status >= 500 or status in (408, 409) else ('refused', None)
-
-# %% ../nbs/07_evaluation.ipynb #07-083
-def _text(reply):
-    try: text = reply.choices[0].message.content
-    except (AttributeError, TypeError, IndexError): return None
-    return text if isinstance(text, str) else None
-
-def ask(
-    client, # from `judge_client`
-    model:str, # the name the server knows the judge by
-    prompt:str, # the question
-    tries:int=4, # the first one included
-    wait:float=1., # seconds before the second try; doubled each time
-    **kwargs, # passed to `chat.completions.create`
-)->tuple: # the verdict, None after the last try, and a list with the reason of each failed attempt
-    "Ask a judge for a verdict."
-    import openai
-    number('tries', tries, 1, whole=True), number('wait', wait, 0)
-    failures = []
-    for n in range(tries):
-        how = {'temperature': .7 if failures else 0, 'max_tokens': 8, **kwargs}
-        try: reply = client.chat.completions.create(model=model, messages=[dict(role='user', content=prompt)], **how)
-        except (openai.OpenAIError, ValueError) as e:
-            reason, pause = _failure(e)
-            failures.append(reason)
-            if pause is None: break
-            if n < tries - 1: time.sleep(min(max(pause, wait*2**n), 60))
-            continue
-        text = _text(reply)
-        if verdict := text is not None and read_verdict(text): return verdict, failures
-        failures.append('malformed reply' if text is None else 'malformed verdict')
-    return None, failures
-
-# %% ../nbs/07_evaluation.ipynb #07-085
-@contextmanager
-def endpoint(
-    reply, # function of the request's JSON: returns the text of the answer, or (status, headers, body)
-): # the address, for `judge_client`
-    "A local OpenAI-compatible chat server, for tests and for models without a server."
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = 'HTTP/1.1'
-        def do_POST(self):
-            out = reply(json.loads(self.rfile.read(int(self.headers['Content-Length']))))
-            if isinstance(out, str):
-                choice = dict(index=0, finish_reason='stop', message=dict(role='assistant', content=out))
-                whole = dict(id='local', object='chat.completion', created=0, model='local', choices=[choice])
-                out = 200, {}, json.dumps(whole)
-            status, headers, body = out
-            self.send_response(status)
-            own = {'Content-Type': 'application/json', 'Content-Length': len(body.encode())}
-            for k,v in {**own, **headers}.items(): self.send_header(k, str(v))
-            self.end_headers()
-            self.wfile.write(body.encode())
-        def log_message(self, *args): pass
-    server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    server.handle_error = lambda *args: None
-    Thread(target=server.serve_forever, kwargs=dict(poll_interval=.05), daemon=True).start()
-    try: yield f'http://127.0.0.1:{server.server_port}/v1'
-    finally:
-        server.shutdown()
-        server.server_close()
-
-# %% ../nbs/07_evaluation.ipynb #07-092
-def judge(
-    client, # from `judge_client`
-    model:str, # the name the server knows the judge by
-    pairs:list, # dicts with request, a, b, and truth ('a', 'b' or 'tie') where it is known
-    rubric:str|Task, # what the judge is told, with the places {request}, {a} and {b}; or a task, which has one
-    workers:int=1, # pairs judged at once
-    **kwargs, # tries and wait of `ask`, and arguments of `chat.completions.create`
-)->list: # the pairs with `calls` (two verdicts, by position), `failures`, and `verdict`: a, b, tie, inconsistent or failed
-    "Judge pairs of answers, each in both orders."
-    number('workers', workers, 1, 1000, whole=True)
-    prompt = getattr(rubric, 'rubric', rubric)
-    if absent := [place for place in ('{request}', '{a}', '{b}') if place not in prompt]:
-        raise ValueError(f"the rubric {prompt[:60]!r} has no {', '.join(absent)}; pass a task, or a text with all three places")
-    def one(pair):
-        fields = {k: pair[k] for k in ('request', 'a', 'b')}
-        orders = fields, {**fields, 'a': pair['b'], 'b': pair['a']}
-        calls, failures = zip(*(ask(client, model, prompt.format(**o), **kwargs) for o in orders))
-        named = [{'A': ab[0], 'B': ab[1]}.get(c, c) for c,ab in zip(calls, ('ab', 'ba'))]
-        if None in named: verdict = 'failed'
-        else: verdict = named[0] if named[0] == named[1] else 'inconsistent'
-        return dict(pair, calls=list(calls), failures=sum(failures, []), verdict=verdict)
-    with ThreadPoolExecutor(workers) as pool: return list(pool.map(one, pairs))
-
-def judge_metrics(
-    judged:list, # from `judge`
-)->dict: # name to a metric
-    "How far to trust a judge. Pairs without a verdict count against it."
-    calls = [c for o in judged for c in o['calls']]
-    failures = [f for o in judged for f in o['failures']]
-    known = [o for o in judged if o.get('truth')]
-    first = [int(c == 'A') for c in calls if c in ('A', 'B')]
-    fair_coin = float(stats.binomtest(sum(first), len(first)).pvalue) if first else math.nan
-    return dict(agreement=proportion([int(o['verdict'] == o['truth']) for o in known]),
-        first_position=dict(proportion(first), p=fair_coin),
-        **{k: proportion([int(o['verdict'] == k) for o in judged]) for k in ('tie', 'inconsistent', 'failed')},
-        calls_failed=proportion([int(c is None) for c in calls]),
-        attempts_failed=dict(value=len(failures), n=len(calls), reasons=dict(Counter(failures))))
 
 # %% ../nbs/07_evaluation.ipynb #07-105a
 def _finite(o):
