@@ -80,8 +80,8 @@ def _exchanged(changes, groups):
     "How often exchanging A and B in whole groups gives a change as large: the p of a permutation test."
     sums = Counter()
     for d,g in zip(changes, groups): sums[g] += d
-    if not any(sums.values()): return 1.
-    by_group = np.array(list(sums.values()), dtype=float)
+    by_group = np.array([d for d in sums.values() if d], dtype=float)
+    if len(by_group) < 2: return 1.
     return stats.permutation_test((by_group,), np.sum, permutation_type='samples', n_resamples=2**15, rng=0).pvalue
 
 def paired(
