@@ -43,6 +43,13 @@ def _marks(name, values):
     return [int(v) for v in values]
 
 # %% ../nbs/07_evaluation.ipynb #07-020p
+def _by_groups(right, groups):
+    "Bounds by drawing whole groups; never narrower than Wilson's, which a few lucky groups would be."
+    share, k = sum(right)/len(right), len(set(groups))
+    if share in (0, 1): return interval(share*k, k) # drawing cannot vary what is all alike
+    (low, high), alone = clustered_interval(right, groups), interval(sum(right), len(right))
+    return min(low, alone[0]), max(high, alone[1])
+
 def proportion(
     right:list, # of 0 and 1
     groups:list|None=None, # the group of each, such as the sentence that it is made of, if they are not independent
@@ -50,11 +57,9 @@ def proportion(
     "The share of ones, and how sure one can be of it."
     right = _marks('right', right)
     if not right: return dict(value=math.nan, low=math.nan, high=math.nan, n=0)
-    share, k = sum(right)/len(right), groups is not None and len(set(groups))
-    if k is False: low, high = interval(sum(right), len(right))
-    elif share in (0, 1): low, high = interval(share*k, k) # drawing cannot vary what is all alike
-    else: low, high = clustered_interval(right, groups)
-    return dict(value=share, low=low, high=high, n=len(right), **(dict(groups=k) if k else {}))
+    low, high = interval(sum(right), len(right)) if groups is None else _by_groups(right, groups)
+    counted = {} if groups is None else dict(groups=len(set(groups)))
+    return dict(value=sum(right)/len(right), low=low, high=high, n=len(right), **counted)
 
 # %% ../nbs/07_evaluation.ipynb #07-026
 def bootstrap(
