@@ -3,18 +3,19 @@ import inspect, json, math
 from functools import partial
 import numpy as np
 import pytest
-from ftcook import bench, cost, evaluation, memory, planning, runs, trace
+from ftcook import bench, comparisons, cost, evaluation, judge as judging, memory, planning, runs, trace
 from ftcook.cli import main
 from ftcook.cost import age_days, break_even, compare, estimate, with_interruptions
-from ftcook.evaluation import (EvalReport, ask, bootstrap, gate, judge, judge_client, paired, pairs_needed, power, proportion,
-    score_each)
+from ftcook.comparisons import pairs_needed, power, users_needed
+from ftcook.evaluation import EvalReport, bootstrap, gate, paired, proportion, score_each
+from ftcook.judge import ask, judge, judge_client
 from ftcook.memory import StepTimesCallback, measure_run, step_timeline
 from ftcook.planning import (calibration, checkpointed, fastest, fit_speed, gpu_offers, price_columns, step_work, token_seconds,
     useful_share)
 from ftcook.runs import Run, random_rows, row_lengths, word_tokenizer
 from ftcook.runtime import number, one_of
-from ftcook.tasks import (base, check_task, exact_match, exact_reward, get_task, interval, json_object, parse_answer,
-    partial_reward)
+from ftcook.tasks import (base, check_task, clustered_interval, exact_match, exact_reward, get_task, interval, json_object,
+    parse_answer, partial_reward)
 from ftcook.trace import CachingAllocator, Trace, reserved_bytes
 
 nan, inf, huge = math.nan, math.inf, 10**400
@@ -65,6 +66,9 @@ arguments = [
     (partial(power, only_a=.1, only_b=.2), 'n', (0, 1.5)), (partial(power, 10, only_b=.9), 'only_a', (.9, -1, 2)),
     (partial(power, 10, .9), 'only_b', (.9, -1, 2)), (partial(pairs_needed, only_b=.1), 'only_a', (.1, -1, 1)),
     (partial(power, 10, .1, .2), 'alpha', (0, 1)), (partial(pairs_needed, .1), 'only_b', (.1, -1, 1)),
+    (partial(users_needed, b=.1), 'a', (-1, 2)), (partial(users_needed, .1), 'b', (-1, 2)),
+    (partial(users_needed, .1, .2), 'power', (0, 1)), (partial(users_needed, .1, .2), 'alpha', (0, 1)),
+    (partial(clustered_interval, [1, 0], [1, 2]), 'draws', (0, 1.5)),
     (partial(pairs_needed, .1, .2), 'power', (0, 1)), (partial(pairs_needed, .1, .2), 'alpha', (0, 1)),
     (partial(judge_client, 'http://localhost/v1', 'HOME'), 'timeout', (0, -1)), (partial(ask, None, 'm', '?'), 'tries', (0, 1.5)),
     (partial(ask, None, 'm', '?'), 'wait', (-1,)), (partial(judge, None, 'm', [], '{request}{a}{b}'), 'workers', (0, -1)),
@@ -107,7 +111,7 @@ def test_every_number_has_its_line():
         'dtype', 'device'}                # `torch_dtype` refuses
     passed_on = {(evaluation.harness, 'batch_size'), (bench.run_apart, 'seconds')}  # lm-eval and subprocess refuse
     def of(module): return [o for o in map(vars(module).get, module.__all__) if callable(o) and o.__module__ == module.__name__]
-    for module in (base, bench, cost, evaluation, memory, planning, runs, trace):
+    for module in (base, bench, comparisons, cost, evaluation, judging, memory, planning, runs, trace):
         for f in of(module):
             if inspect.isclass(f) and f is not Run: continue
             for p in inspect.signature(f).parameters.values():

@@ -32,7 +32,7 @@ def all_layers_beat_attention_alone(v): return v['all linear, r=16'] < v['attent
 @claim('03', 'rank_alpha')
 def stronger_updates_learn_faster(v): return v['16/128'] < v['16/32'] < v['1/2']
 
-@claim('07', 'needed')
+@claim('07c', 'needed')
 def a_small_gain_needs_ten_times_the_rows(v): return v['0.02'] > 10*v['0.1']
 
 @claim('08', 'forgetting')
