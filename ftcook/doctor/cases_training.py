@@ -169,7 +169,7 @@ def _(rng, folder):
     trainer = _watchable(rng, folder, rows=toy_rows(160, rng))
     collator = trainer.data_collator
     def late(rows):
-        time.sleep(.2)
+        time.sleep(.1)
         return collator(rows)
     trainer.data_collator = late
     return trainer

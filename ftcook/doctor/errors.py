@@ -29,6 +29,7 @@ class Rule:
     title: str # what is wrong, in a few words
     cause: str # the usual cause
     fix: str # what to do
+    page: str='' # of the course that shows it
 
 def _asset(name): return tomllib.loads((files('ftcook')/'assets'/name).read_text(encoding='utf-8'))
 
