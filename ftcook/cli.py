@@ -1,4 +1,4 @@
-"""Run the course, check a data file, build the site: what `ftcook` does in a terminal.
+"""Check data, estimate a run, train, ask the doctor, run the course: what `ftcook` does in a terminal.
 
 Docs: https://ftcook.github.io/ftcook/command_line.html.md"""
 

@@ -135,7 +135,7 @@ def _memory(run, depth, cal):
     gib = {k: v/GiB for k,v in parts.items()} | dict(libraries=cal.workspace_mib/1024)
     return gib, reserved or sum(gib.values())*(1 + cal.slack) + cal.slack_gib
 
-_changes = [('gradient checkpointing', dict(gradient_checkpointing='full')), ('Liger kernels', dict(use_liger_kernel=True)),
+_changes = [('Liger kernels', dict(use_liger_kernel=True)), ('gradient checkpointing', dict(gradient_checkpointing='full')),
     ('the 8-bit optimizer', dict(optim='adamw_8bit')), ('LoRA', dict(method='lora', r=16)),
     ('QLoRA', dict(method='qlora', r=16, quantize='nf4-double'))]
 
@@ -155,19 +155,21 @@ def _smaller(run, field, least):
 
 # %% ../nbs/11b_cost.ipynb #11b-037
 def _remedies(run, capacity, cal, cards):
-    "Single changes that make a run fit, or all of them together, and cards that hold it as it is."
+    "What makes a run fit, the least damage first: single changes, all of them together, larger cards, shorter rows."
     def needed(**change): return _memory(replace(run, **change), 'formula', cal)[1] + cal.context_gib
-    found, together, names = [], {}, []
-    for name,change in _applicable(run):
-        if (n := needed(**change)) <= capacity: found.append(f'{name}: {n:.1f} GiB')
-        if name != 'LoRA' and needed(**together) > capacity: together, names = together | change, [*names, name]
-    rows = ('per_device_train_batch_size', 1, 'rows at once, with gradient accumulation'), ('max_length', 128, 'tokens per row')
-    for field,least,what in rows:
+    def halved(field, least, what):
         fit = next((n for n in _smaller(run, field, least) if needed(**{field: n}) <= capacity), None)
-        if fit: found.append(f'{fit} {what}, instead of {getattr(run, field)}: {needed(**{field: fit}):.1f} GiB')
-    if not found and len(names) > 1 and (n := needed(**together)) <= capacity:
-        found.append(f"{', '.join(names)}, all together: {n:.1f} GiB")
-    return found + ([f"a GPU with more memory: {', '.join(cards)}"] if cards else [])
+        return [f'{fit} {what}, instead of {getattr(run, field)}: {needed(**{field: fit}):.1f} GiB'] if fit else []
+    found, together, names = {}, {}, []
+    for name,change in _applicable(run):
+        if (n := needed(**change)) <= capacity: found[name] = f'{name}: {n:.1f} GiB'
+        if name != 'LoRA' and needed(**together) > capacity: together, names = together | change, [*names, name]
+    gentle = [found.pop(name) for name in ('Liger kernels', 'gradient checkpointing') if name in found]
+    out = gentle + halved('per_device_train_batch_size', 1, 'rows at once, with gradient accumulation') + list(found.values())
+    if not out and len(names) > 1 and (n := needed(**together)) <= capacity:
+        out.append(f"{', '.join(names)}, all together: {n:.1f} GiB")
+    if cards: out.append(f"a GPU with more memory: {', '.join(cards)}")
+    return out + halved('max_length', 128, 'tokens per row, which cuts the end off longer ones')
 
 # %% ../nbs/11b_cost.ipynb #11b-038
 def _card(gpu, offers):

@@ -330,6 +330,7 @@ class Choice:
     reasons: list
     others: list # (seconds per token, GiB, run) of every setting that was considered, fastest first
 
+    def __repr__(self): return self._repr_markdown_()
     def _repr_markdown_(self):
         changed = ', '.join(f'{k}={v}' for k,v in self.run.changes().items() if k != 'model') or 'the defaults'
         head = f"**{self.speedup:.2f} times the speed of trl's defaults, {self.gib:.1f} GiB** ({changed})\n"
@@ -439,8 +440,9 @@ def fastest(
     others = _ranked(base, lengths, flash, optims, card, cal)
     time, gib, run = next((o for o in others if o[1] <= room), (None,)*3)
     if run is None:
-        raise ValueError(f'{method} needs {min(o[1] for o in others):.1f} GiB at least, {room:.1f} may be filled; use rows '
-        f"shorter than {base.max_length} tokens, {'a smaller model' if method == 'qlora' else 'qlora'}, or a larger GPU")
+        raise ValueError(f'{method} needs {min(o[1] for o in others):.1f} GiB at least, {room:.1f} may be filled; use '
+            f"{'a smaller model' if method == 'qlora' else 'qlora'} or a larger GPU; rows shorter than {base.max_length} tokens "
+            'lose data')
     usual = token_seconds(replace(base, use_liger_kernel=False), lengths, card, cal)
     args = SFTConfig(**{**dict(output_dir=output_dir, bf16=gpu, use_cpu=not gpu), **trl_arguments(run), **kwargs})
     def seconds(run, rows=None): return step_seconds(step_work(run, rows), card, cal)

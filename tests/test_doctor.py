@@ -1,5 +1,5 @@
 """The doctor names what is wrong, raises no alarm on what is sound, and is one entrance for everything."""
-import csv, importlib, inspect, json, random, subprocess, sys
+import csv, importlib, inspect, json, random, re, subprocess, sys
 from types import ModuleType
 import pytest
 import ftcook.doctor as doctor
@@ -45,6 +45,17 @@ def test_table_lists_every_case(cases):
     rows = list(csv.DictReader((root/'nbs'/'measurements'/'doctor'/'doctor_cases.csv').open()))
     kept = [(r['kind'], r['case'], r['planted']) for r in rows]
     assert kept == [(c.kind, c.name, c.planted or 'healthy') for c in cases.cases]
+
+def test_the_page_of_a_rule_is_there():
+    "What the catalogue of 13f links to: a page and a heading on it."
+    def headings(name):
+        cells = json.loads((root/'nbs'/name).read_text())['cells']
+        titles = [line for c in cells if c['cell_type'] == 'markdown' for line in c['source'] if line.startswith('#')]
+        return {re.sub('[^a-z0-9 -]', '', t.lower()).strip().replace(' ', '-') for t in titles}
+    for page in {r.page for r in rules.values()} - {''}:
+        name, _, section = page.partition('#')
+        assert section in headings(name), page
+    assert {code for code,r in rules.items() if not r.page} == {'cut_off', 'check_failed'}
 
 def test_every_rule_is_planted(cases):
     "Or tested in the files beside this one."

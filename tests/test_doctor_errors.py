@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 import pytest
 from ftcook.doctor import (Facts, Message, diagnose, diagnose_environment, diagnose_exception, diagnose_log,
-    confidences, environment_facts, is_oom, known_messages, oom_fixes, rules, train_within)
+    confidences, environment_facts, half_the_length, is_oom, known_messages, oom_fixes, rules, train_within)
 
 # Messages
 
@@ -25,7 +25,9 @@ said = [ # one text of each entry of messages.toml, as the library says it, and 
     ('ValueError: Asking to pad but the tokenizer does not have a padding token.', 'pad_missing'),
     ('ValueError: Attempting to unscale FP16 gradients.', 'fp16_weights'),
     ('IndexError: index out of range in self', 'label_outside'),
-    ('RuntimeError: CUDA error: device-side assert triggered', 'label_outside'),
+    ('RuntimeError: CUDA error: device-side assert triggered', 'device_assert'),
+    ('UserWarning: None of the inputs have requires_grad=True. Gradients will be None', 'checkpoint_cut'),
+    ('[rank1]: [E ProcessGroupNCCL.cpp:632] [Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=9)', 'hang'),
     ('RuntimeError: element 0 of tensors does not require grad and does not have a grad_fn', 'frozen'),
     ('RuntimeError: at least one example has no assistant tokens', 'no_marks'),
     ('RuntimeError: size mismatch for model.embed_tokens.weight: copying a param', 'embedding_mismatch'),
@@ -98,11 +100,20 @@ def test_import_error():
 def test_ladder_stops_at_the_first_fix_that_suffices():
     def train(gradient_checkpointing=False, **kwargs): return kwargs if gradient_checkpointing else no_memory()
     result, attempts = train_within(train, dict(per_device_train_batch_size=8, max_length=512))
-    assert [a['fix'] for a in attempts] == ['none', 'batch 1, accumulated', 'half the length', 'checkpointing']
-    assert result == dict(per_device_train_batch_size=1, gradient_accumulation_steps=8, max_length=256)
+    assert [a['fix'] for a in attempts] == ['none', 'fused loss', 'bfloat16', 'checkpointing']
+    assert result == dict(per_device_train_batch_size=8, max_length=512, fused=True, bf16=True)
 
-def test_ladder_ends():
-    with pytest.raises(MemoryError, match='none of batch 1'): train_within(no_memory, {})
+def test_ladder_ends_and_never_shortens_rows_unasked():
+    lengths = []
+    def train(**settings): lengths.append(settings['max_length']), no_memory()
+    with pytest.raises(MemoryError, match='none of fused loss.*lose data'): train_within(train, dict(max_length=512))
+    assert set(lengths) == {512}
+    with pytest.raises(MemoryError): train_within(train, dict(max_length=512), [*oom_fixes, half_the_length])
+    assert lengths[-1] == 256
+
+def test_a_rung_that_changes_nothing_is_skipped():
+    _, attempts = train_within(lambda **s: s if s.get('gradient_checkpointing') else no_memory(), dict(fp16=True, fused=True))
+    assert [a['fix'] for a in attempts] == ['none', 'checkpointing']
 
 def test_other_errors_pass_through():
     def train(**kwargs): raise RuntimeError('something else')

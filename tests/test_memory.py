@@ -75,9 +75,9 @@ def test_script_measures_what_fastest_chooses(training):
     runs = {training.complete(run).key() for run in training.fastest}
     drawn = row_lengths('exponential-400', 2048, 2000)
     cases = [
-        (dict(gpu_gib=80), dict()),
+        (dict(gpu_gib=79.18, margin=.07), dict()),
         (dict(gpu_gib=12), dict(limit_gib=12)),
-        (dict(gpu_gib=80, lengths=drawn), dict(lengths='exponential-400'))]
+        (dict(gpu_gib=79.18, margin=.07, lengths=drawn), dict(lengths='exponential-400'))]
     for change,wanted in cases:
         chosen = fastest('Mistral-7B', flash=True, use_liger_kernel=True, **change).run
         assert Run(**chosen.to_dict() | wanted).key() in runs

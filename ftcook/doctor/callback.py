@@ -8,8 +8,8 @@ Docs: https://ftcook.github.io/ftcook/watching.html.md"""
 __all__ = ['Batch', 'DoctorCallback', 'watched']
 
 # %% ../../nbs/13e_watching.ipynb #13e-h06
-import math, statistics
-from collections import namedtuple
+import math, statistics, time
+from collections import deque, namedtuple
 from dataclasses import replace
 import torch
 from fastcore.basics import patch
@@ -30,6 +30,8 @@ class DoctorCallback(TrainerCallback):
         self.history, self.rows = [], {} # log entries of its own; step -> the row that jumped
         self.seen, self.again, self.handles = [], None, [] # batches of this step, the last of them, hooks
         self.step = 0 # of training
+        self.began, self.ended = 0., None # when the last step did; seconds of steps and between them
+        self.worked, self.fetched = deque(maxlen=8), deque(maxlen=8)
 
     def report(self,
         found, # findings
@@ -55,13 +57,30 @@ class DoctorCallback(TrainerCallback):
 # %% ../../nbs/13e_watching.ipynb #13e-h10
 @patch
 def on_step_begin(self:DoctorCallback, args, state, control, **kwargs):
-    "Count the steps."
-    self.step = state.global_step + 1
+    "Count the steps, and the seconds since the last one."
+    self.step, self.began = state.global_step + 1, time.perf_counter()
+    if self.ended: self.fetched.append(self.began - self.ended)
 
 @patch
 def on_log(self:DoctorCallback, args, state, control, logs=None, **kwargs):
     "Rewards and margins stand in the log only."
     if logs and 'rewards/margins' in logs: self.report(examine(preference_checks, state.log_history))
+    self._resume()
+
+@patch
+def _resume(self:DoctorCallback, *args, **kwargs):
+    "What was done until now is no waiting for data."
+    self.ended = time.perf_counter()
+
+@patch
+def on_evaluate(self:DoctorCallback, *args, **kwargs):
+    "Evaluating is no waiting."
+    self._resume()
+
+@patch
+def on_save(self:DoctorCallback, *args, **kwargs):
+    "Nor is saving."
+    self._resume()
 
 @patch
 def on_train_end(self:DoctorCallback, *args, **kwargs):
@@ -148,6 +167,17 @@ def _ahead(self:DoctorCallback, model, args, state):
     said += f'and straight on to the end of the run only to {end:.3g}'
     return [Finding('lr_too_low', 'likely', said, dict(step=state.global_step))]
 
+# %% ../../nbs/13e_watching.ipynb #13e-w02
+@patch
+def _starved(self:DoctorCallback):
+    "Does the run wait for its data?"
+    if len(self.fetched) < self.fetched.maxlen: return []
+    fetched, worked = sum(self.fetched), sum(self.worked)
+    if fetched < thresholds.wait_share*(fetched + worked): return []
+    each = [1000*t/len(self.fetched) for t in (fetched, worked)]
+    said = f'in the last {len(self.fetched)} steps, fetching a batch took {each[0]:.0f} ms, the step itself {each[1]:.0f} ms'
+    return [Finding('starved', 'likely', said, dict(step=self.step))]
+
 # %% ../../nbs/13e_watching.ipynb #13e-h12
 _ruinous = {'lr_too_high', 'frozen', 'all_masked'} # findings that stop a run after its third step
 
@@ -160,7 +190,14 @@ def _note_jump(self:DoctorCallback, step, batches):
 
 @patch
 def on_step_end(self:DoctorCallback, args, state, control, model=None, optimizer=None, **kwargs):
-    "Look at the history."
+    "Note the time, and look at the history."
+    self.worked.append(time.perf_counter() - self.began)
+    self._look(args, state, control, model, optimizer)
+    self._resume()
+
+@patch
+def _look(self:DoctorCallback, args, state, control, model, optimizer):
+    "Look at the history, at times."
     step, batches, self.seen = state.global_step, self.seen, []
     if not self.history: return
     if optimizer is not None: self.history[-1]['learning_rate'] = optimizer.param_groups[0]['lr']
@@ -171,7 +208,7 @@ def on_step_end(self:DoctorCallback, args, state, control, model=None, optimizer
     if step == self.first_look:
         if not found and not self.findings: found = self._ahead(model, args, state)
         self.start = []
-    self.report(found)
+    self.report(found + self._starved())
     if self.stop and step >= 3 and _ruinous & {f.code for f in found}: control.should_training_stop = control.should_save = True
 
 # %% ../../nbs/13e_watching.ipynb #13e-h22

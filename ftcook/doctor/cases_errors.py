@@ -8,7 +8,7 @@ Docs: https://ftcook.github.io/ftcook/cases_errors.html.md"""
 __all__ = ['cases', 'case', 'raised']
 
 # %% ../../nbs/cases_errors.ipynb #casese-h03
-import re
+import re, warnings
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -153,3 +153,31 @@ def a_log_with_no_memory_left(rng, folder): return _logged(folder, _trace(lambda
 @case('log', '', 'progress lines')
 def _(rng, folder):
     return _logged(folder, '\n'.join(str(dict(loss=round(1/(i + 1), 3), grad_norm=.5, epoch=i)) for i in range(50)))
+
+# %% ../../nbs/cases_errors.ipynb #casese-h09
+def _checkpointed(folder, **how):
+    "The log of a step of a frozen model with an adapter in its layers, checkpointed."
+    import torch.utils.checkpoint as checkpoint
+    layer, tokens = torch.nn.Linear(4, 4), torch.ones(2, 4)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        try: checkpoint.checkpoint(layer, tokens, **how).sum().backward()
+        except RuntimeError as e: seen.append(f'{type(e).__name__}: {e}')
+    return _logged(folder, '\n'.join(w if isinstance(w, str) else f'{w.category.__name__}: {w.message}' for w in seen))
+
+@case('log', 'checkpoint_cut')
+def a_log_with_gradients_cut_off(rng, folder): return _checkpointed(folder, use_reentrant=True)
+@case('log', '', 'checkpointing that lets gradients through')
+def _(rng, folder): return _checkpointed(folder, use_reentrant=False)
+@case('log', 'device_assert')
+def a_log_of_an_index_too_far(rng, folder):
+    at = f'block: [{rng.randrange(99)},0,0], thread: [{rng.randrange(99)},0,0] Assertion `srcIndex < srcSelectDimSize` failed.'
+    raised = 'RuntimeError: CUDA error: device-side assert triggered'
+    return _logged(folder, f'Indexing.cu:1369: indexSelectSmallIndex: {at}\n{raised}')
+@case('log', 'hang')
+def a_log_of_ranks_that_wait(rng, folder):
+    rank = rng.randrange(8)
+    said = f'Watchdog caught collective operation timeout: WorkNCCL(SeqNum={rng.randrange(999)}, OpType=ALLREDUCE)'
+    return _logged(folder, f'[rank{rank}]:[E ProcessGroupNCCL.cpp:632] [Rank {rank}] {said} ran for 600045 milliseconds')
+@case('log', '', 'ranks that say hello')
+def _(rng, folder): return _logged(folder, f'[rank{rng.randrange(8)}]: NCCL version 2.27.3+cuda12.9, timeout 600 s')

@@ -8,7 +8,7 @@ Docs: https://ftcook.github.io/ftcook/cases_training.html.md"""
 __all__ = ['cases', 'case', 'finished']
 
 # %% ../../nbs/cases_training.ipynb #casest-h03
-import functools
+import functools, time
 from pathlib import Path
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -164,6 +164,15 @@ def _(rng, folder):
 @case('live', 'spike', 'one row of nonsense')
 def _(rng, folder):
     return _watchable(rng, folder, rows=with_row(toy_rows(80, rng), 60, **outlier(rng, 60)), cls=Own, lr=6e-3)
+@case('live', 'starved', 'batches that come late')
+def _(rng, folder):
+    trainer = _watchable(rng, folder, rows=toy_rows(160, rng))
+    collator = trainer.data_collator
+    def late(rows):
+        time.sleep(.1)
+        return collator(rows)
+    trainer.data_collator = late
+    return trainer
 @case('live', 'all_masked', 'every label masked')
 def _(rng, folder): return _watchable(rng, folder, rows=_masked(toy_rows(80, rng)))
 

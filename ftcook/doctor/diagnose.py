@@ -1,4 +1,4 @@
-"""One function and one command for whatever went wrong, how often they are right, and what they miss.
+"""The catalogue of what goes wrong, with cause and cure; one function and one command for it; and what they miss.
 
 Docs: https://ftcook.github.io/ftcook/doctor.html.md"""
 

@@ -30,11 +30,10 @@ def traced(run):
 
 def attempts(model):
     "The runs that oom.py tries one after the other, each with its loss."
-    from ftcook.doctor import oom_fixes
-    from oom import plain_loss, start
-    settings = itertools.accumulate(oom_fixes, lambda settings, cure: settings | cure.change(settings), initial=start)
+    from oom import ladder, plain_loss, start
+    settings = itertools.accumulate(ladder, lambda settings, cure: settings | cure.change(settings), initial=start)
     same = 'per_device_train_batch_size', 'gradient_accumulation_steps', 'max_length', 'gradient_checkpointing', 'optim'
-    for name,s in zip(['none', *(cure.name for cure in oom_fixes)], settings):
+    for name,s in zip(['none', *(cure.name for cure in ladder)], settings):
         if s['activation_offloading']: continue
         run = Run(model, 'lora' if s['quantize'] == 'none' else 'qlora', **{k: s[k] for k in same})
         yield name, run, None if s['fused'] else plain_loss

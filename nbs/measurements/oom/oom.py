@@ -1,23 +1,25 @@
 """Run out of memory on purpose, and complete the run by the first cure that suffices.
 
     python nbs/measurements/oom/oom.py --limits 12 6"""
-import argparse, gc, random, tempfile, time
+import argparse, csv, gc, random, tempfile, time
 from pathlib import Path
 import torch
 from datasets import Dataset
 from torch.nn import functional as F
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
-from ftcook.bench import device_name, label, merge_rows, pinned
-from ftcook.doctor import oom_fixes, train_within
+from ftcook.bench import device_name, label, merge_rows, pinned, read_table
+from ftcook.doctor import half_the_length, oom_fixes, train_within
 from ftcook.lora import lora_config
+from ftcook.outputs import output
 from ftcook.runs import random_model, word_tokenizer
 from ftcook.runtime import model_config, quiet, shapes
 
 here = Path(__file__).parent
 device = 'cuda' if torch.cuda.is_available() else 'cpu'
-start = dict(per_device_train_batch_size=8, gradient_accumulation_steps=1, max_length=1024, gradient_checkpointing=False,
-    fused=False, quantize='none', optim='adamw_torch', activation_offloading=False)
+ladder = [*oom_fixes, half_the_length]
+start = dict(bf16=device == 'cuda', per_device_train_batch_size=8, gradient_accumulation_steps=1, max_length=1024,
+    gradient_checkpointing=False, fused=False, quantize='none', optim='adamw_torch', activation_offloading=False)
 
 def tokens(config, n=48, long=1024, usual=512):
     "Rows of random tokens; one in sixteen is twice as long as the others."
@@ -31,12 +33,12 @@ def plain_loss(outputs, labels, num_items_in_batch=None):
     loss = F.cross_entropy(logits, labels[:, 1:].flatten(), reduction='sum')
     return loss/(num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum())
 
-def train(config, steps, folder, *, fused, quantize, **args):
+def train(config, steps, folder, *, fused, quantize, bf16, **args):
     "A few steps of LoRA; the seconds per step, after the first, and the trainer."
     torch.manual_seed(0)
     gpu = device == 'cuda'
     args = SFTConfig(output_dir=folder, max_steps=steps, report_to='none', save_strategy='no', disable_tqdm=True, logging_steps=1,
-        bf16=gpu, use_cpu=not gpu, dataloader_pin_memory=False, **args)
+        bf16=bf16 and gpu, use_cpu=not gpu, dataloader_pin_memory=False, **args)
     model = random_model(config, quantize, 'bfloat16' if gpu else 'float32')
     trainer = SFTTrainer(model=model, processing_class=word_tokenizer(), train_dataset=tokens(config),
         peft_config=lora_config(r=16), compute_loss_func=None if fused else plain_loss, args=args)
@@ -55,11 +57,22 @@ def train(config, steps, folder, *, fused, quantize, **args):
 columns = 'gpu limit_gib model date versions cure outcome error step_s peak_allocated_gib peak_reserved_gib'.split()
 def order(row): return {k: row[k] for k in columns}
 
+def forget(run):
+    "Drop the rows of an earlier ladder under the same limit."
+    same = tuple(str(run[k]) for k in ('gpu', 'model', 'limit_gib'))
+    rows = read_table(here/'oom.csv')
+    kept = [r for r in rows if (r['gpu'], r['model'], r['limit_gib']) != same]
+    with output(here/'oom.csv') as f:
+        writer = csv.DictWriter(f, columns, lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(kept)
+
 def measure(limit, config, model, steps=3):
     "One limit of memory: a row for each attempt until one completes."
     if device == 'cuda':
         torch.cuda.set_per_process_memory_fraction(limit*2**30/torch.cuda.get_device_properties(0).total_memory)
     common = label(pinned, gpu=device_name(), limit_gib=limit, model=model)
+    forget(common)
     def attempt(**settings):
         if device == 'cuda': torch.cuda.reset_peak_memory_stats()
         with tempfile.TemporaryDirectory() as folder: return train(config, steps, folder, **settings)
@@ -72,7 +85,7 @@ def measure(limit, config, model, steps=3):
         row = order(common | found | peaks)
         print(row, flush=True)
         merge_rows(here/'oom.csv', [row], ('gpu', 'model', 'limit_gib', 'cure'))
-    try: train_within(attempt, start, fixes=oom_fixes, on_attempt=note)
+    try: train_within(attempt, start, fixes=ladder, on_attempt=note)
     except Exception as e: note(dict(cure='all', outcome='failed', error=f'{type(e).__name__}: {e}', result=None))
     gc.collect()
     if device == 'cuda': torch.cuda.empty_cache()
