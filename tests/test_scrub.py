@@ -290,5 +290,11 @@ def test_scores_of_a_case_worked_by_hand():
     assert scores['PHONE_NUMBER'] == dict(n=1, recall=1, replaced=0, precision=None) # gone, under whatever name
     assert scores['CREDIT_CARD'] == dict(n=0, recall=None, replaced=1, precision=1)
 
+def test_no_name_of_a_secret_is_passed_over():
+    from detect_secrets.plugins.keyword import DENYLIST
+    assert [name for name in DENYLIST if not any(stem in name.replace('_?', '') for stem in pii._stems)] == []
+    for name in ('pw', 'PASS', 'Kennwort', 'LÖSENORD', 'Contraseña', 'signing key', 'credentials', 'paſſword'):
+        assert scrub(f'{name}: "x7!hunter2x"') == f'{name}: "<SECRET_1>"'
+
 def test_patterns_come_from_detect_secrets():
     assert {'aws', 'gitlab_token', 'slack', 'stripe', 'twilio'} <= set(secret_patterns()) and 'ip_public' not in secret_patterns()
