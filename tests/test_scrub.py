@@ -81,7 +81,8 @@ def test_secrets_by_what_stands_beside_them(text, secret):
 def test_code_is_no_secret(text): assert find_secrets(text) == []
 
 @pytest.mark.parametrize('text', [
-    'The loss is 0.424434 now.', 'The loss fell to 0.4839201756 by then.', 'Order number 2125550172 shipped.', 'at 1712345678 the job ended', 'driver 5.12.3.18',
+    'The loss is 0.424434 now.', 'The loss fell to 0.4839201756 by then.',
+    'Order number 2125550172 shipped.', 'at 1712345678 the job ended', 'driver 5.12.3.18',
     'v1.2.3.4',
     'ISBN 978-3-16-148410-0', '2024-03-11 12:30:59', 'std::cout << a::b',
     'between 1998 and 2024 (1998 - 2024)', 'EAN 4006381333931'])
