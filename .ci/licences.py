@@ -21,7 +21,8 @@ def licence(about):
     classifiers = [c.split(' :: ') for c in about.get_all('Classifier') or []]
     stated = [c[-1] for c in classifiers if c[0] == 'License' and len(c) > 2]
     text = (about.get('License') or '').strip().splitlines()[:1]
-    return about.get('License-Expression') or ' and '.join(stated) or ''.join(text) or in_a_file.get(plain(about.get('Name') or ''), '')
+    named = about.get('License-Expression') or ' and '.join(stated) or ''.join(text)
+    return named or in_a_file.get(plain(about.get('Name') or ''), '')
 
 def declared():
     "Extra, or core, to the names of what it asks for."

@@ -24,6 +24,7 @@ class Limits:
     data: int=2**24 # bytes of all data sets together
     rows: int=100_000 # of all data sets together
     text: int=20_000 # characters of one text of a row
+    secrets: int=2**23 # characters of the rows in which keys and passwords are looked for
     script: int=2**18 # bytes of a script, or of the code in a notebook
     calls: int=2_000 # in a script
     log: int=2**20 # bytes, from the end of a log

@@ -85,14 +85,14 @@ def test_tables_do_not_repeat_themselves():
     table = '\n'.join(['| a | b |', '| --- | --- |'] + [f'| {a} | {b} |' for a,b in zip('cdefghij', 'klmnopqr')])
     assert poor_answers([row('Show it.', table)]) == [None]
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.text(max_size=40) | st.text('ab1 .,!?()-\n\t"’²x😀', max_size=30))
 def test_normalize_is_settled(text):
     once = normalize(text)
     assert normalize(once) == once and normalize(text.upper().lower()) == normalize(text.lower())
     assert bool(once) == bool(text.strip() and once) and not re.search(r'  (?! )\S', once.replace('\n  ', '\n'))
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text('ab1. ?!+-*/<>=%#😀²', min_size=1, max_size=25), st.sampled_from('+*/<>=%#😀²7'), st.data())
 def test_a_symbol_more_is_another_text(text, symbol, data):
     at = data.draw(st.integers(0, len(text)))
@@ -107,7 +107,7 @@ def test_hostile_texts_take_linear_time():
         normalize(text), similarity(text, 'x')
     assert time.process_time() - start < 5
 
-@pytest.mark.parametrize('threshold', [.5, .7, .8, .9])
+@pytest.mark.parametrize('threshold', [.5, .8])
 def test_near_duplicates_against_brute_force(threshold):
     rng = random.Random(int(threshold*10))
     words = [''.join(rng.choices('abcdefghijklmnop', k=rng.randint(2, 8))) for _ in range(300)] + list('12345+-<>')

@@ -120,7 +120,7 @@ others = st.builds(lambda a, b, c: dict(prompt=a, completion=b, **c), text, text
     b: dict(instruction=a, output=b), text, text)
 files = st.lists(messages, min_size=1, max_size=4) | st.lists(messages | others, min_size=1, max_size=4)
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(files)
 def test_any_file_that_check_calls_good_loads(rows):
     with tempfile.TemporaryDirectory() as folder:

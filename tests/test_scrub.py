@@ -81,7 +81,8 @@ def test_secrets_by_what_stands_beside_them(text, secret):
 def test_code_is_no_secret(text): assert find_secrets(text) == []
 
 @pytest.mark.parametrize('text', [
-    'The loss is 0.424434 now.', 'The loss fell to 0.4839201756 by then.', 'Order number 2125550172 shipped.', 'at 1712345678 the job ended', 'driver 5.12.3.18',
+    'The loss is 0.424434 now.', 'The loss fell to 0.4839201756 by then.',
+    'Order number 2125550172 shipped.', 'at 1712345678 the job ended', 'driver 5.12.3.18',
     'v1.2.3.4',
     'ISBN 978-3-16-148410-0', '2024-03-11 12:30:59', 'std::cout << a::b',
     'between 1998 and 2024 (1998 - 2024)', 'EAN 4006381333931'])
@@ -289,6 +290,12 @@ def test_scores_of_a_case_worked_by_hand():
     assert scores['PERSON'] == dict(n=3, recall=1/3, replaced=3, precision=2/3) # one overlooked, one still there, one false alarm
     assert scores['PHONE_NUMBER'] == dict(n=1, recall=1, replaced=0, precision=None) # gone, under whatever name
     assert scores['CREDIT_CARD'] == dict(n=0, recall=None, replaced=1, precision=1)
+
+def test_no_name_of_a_secret_is_passed_over():
+    from detect_secrets.plugins.keyword import DENYLIST
+    assert [name for name in DENYLIST if not any(stem in name.replace('_?', '') for stem in pii._stems)] == []
+    for name in ('pw', 'PASS', 'Kennwort', 'LÖSENORD', 'Contraseña', 'signing key', 'credentials', 'paſſword'):
+        assert scrub(f'{name}: "x7!hunter2x"') == f'{name}: "<SECRET_1>"'
 
 def test_patterns_come_from_detect_secrets():
     assert {'aws', 'gitlab_token', 'slack', 'stripe', 'twilio'} <= set(secret_patterns()) and 'ip_public' not in secret_patterns()

@@ -55,6 +55,8 @@ def _assigned():
     value = r"""(?:"(?P<double>[^"\n]{4,400})"?|'(?P<single>[^'\n]{4,400})'?|(?P<bare>[^\s"'`,;<>]{6,400}))"""
     return re.compile(f'(?i)(?P<name>{"|".join(names)}){sign}{value}')
 
+_stems = 'key pass pw secret contrase token kennwort lösenord credential'.split() # one is in each of the names
+
 _no_value = re.compile(r'(?i)[\w.-]*[({\[<$%].*|(.)\1*|none|null|true|false|string|password|secret|required|optional|change_?me'
                        r'|your[\w -]+', re.S)
 
@@ -84,12 +86,15 @@ def find_secrets(
 )->list: # (start, end, kind), in order, without overlaps
     "Keys and passwords in a text."
     text, found = _placeholder.sub(lambda m: '\n'*len(m[0]), text), []
+    folded = text.casefold()
+    named = any(stem in folded for stem in _stems) # without a name there is nothing to try the slowest patterns on
     for kind,patterns in secret_patterns().items():
+        if kind in ('ibm_cloud_iam', 'ibm_cos_hmac') and not named: continue
         for m in (m for p in patterns for m in p.finditer(text)):
             start, end = m.span('value' if 'value' in m.re.groupindex else 0)
             if 'value' not in m.re.groupindex: end = re.compile(r'[\w-]*').match(text, end).end() # to the end of the word
             found.append((start, end, kind))
-    for m in _assigned().finditer(text):
+    for m in _assigned().finditer(text) if named else ():
         bare, start = m.lastgroup == 'bare', m.start(m.lastgroup)
         value = m['bare'].rstrip('.)]}') if bare else m[m.lastgroup]
         if _is_value(m['name'], value, not bare): found.append((start, start + len(value), 'assigned'))

@@ -8,7 +8,7 @@ Docs: https://ftcook.github.io/ftcook/inputs.html.md"""
 __all__ = ['data_checks', 'answer_checks', 'Rows', 'read_data', 'diagnose_data', 'Answers', 'diagnose_answers', 'diagnose_prompt']
 
 # %% ../../nbs/13c_inputs.ipynb #13c-h06
-import itertools, json, re, reprlib, statistics
+import functools, itertools, json, re, reprlib, statistics
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,14 +68,18 @@ def _pieces(data):
         for start in range(0, max(1, len(text)), size): yield i, text, start, start + size + 1000
 
 # %% ../../nbs/13c_inputs.ipynb #13c-pii
+@functools.lru_cache(256) # roles, and answers such as "Yes."
+def _kinds(piece):
+    "Where something begins that a model must not learn, and its kind."
+    found = [(start, kind) for start,_,kind in find_secrets(piece) + find_accounts(piece)]
+    return found + [(m.start(), 'email') for m in email_pattern.finditer(piece) if not _reserved.search(m[0])]
+
 def _secrets(row):
     "Kinds of secrets and personal data in a row, all of which `ftcook.data.scrub` replaces; pieces of a long text overlap."
     size = limits().text
     for text in texts_inside(row):
-        for piece in (text[start:start+size+1000] for start in range(0, max(1, len(text)), size)):
-            found = [(start, kind) for start,_,kind in find_secrets(piece) + find_accounts(piece)]
-            found += [(m.start(), 'email') for m in email_pattern.finditer(piece) if not _reserved.search(m[0])]
-            yield from (kind for start,kind in found if start < size)
+        for at in range(0, max(1, len(text)), size):
+            yield from (kind for start,kind in _kinds(text[at:at+size+1000]) if start < size)
 
 # %% ../../nbs/13c_inputs.ipynb #13c-l01
 def _few(n, total): return n <= max(1, thresholds.repeated_share*total)
@@ -103,8 +107,11 @@ def _check_contradictions(data):
 
 # %% ../../nbs/13c_inputs.ipynb #11-128
 def _check_secrets(data):
-    kinds, places = Counter(), {}
+    kinds, places, left = Counter(), {}, limits().secrets
     for i,row in enumerate(data.rows):
+        left -= len(str(row))
+        if left < 0: data.cut += f"{'; ' if data.cut else ''}keys and passwords were looked for in the first {i:,} rows"
+        if left < 0: break
         for kind in itertools.islice(_secrets(row), 20):
             kinds[kind] += 1
             places.setdefault(kind, i)
