@@ -60,7 +60,7 @@ def seen(chromium, site):
         page.wait_for_timeout(80) # the theme marks light or dark 50 ms after loading
         seen['light'][name] = page.evaluate('look.at()')
         page.emulate_media(color_scheme='dark')
-        page.wait_for_function('look.isDark()', timeout=3000)
+        page.wait_for_function('look.isDark()', polling=50)
         seen['dark'][name] = page.evaluate('names => look.at(names)', ASPECTS['dark'])
         page.emulate_media(color_scheme='light')
         page.set_viewport_size(PHONE)
@@ -251,7 +251,7 @@ def test_a_wide_formula_scrolls_in_its_own_box(chromium, site):
     page.goto(home + 'solutions/lora.html')
     page.add_style_tag(content='main math { font-size: 3rem }')
     assert page.evaluate('[...document.querySelectorAll("main math")].some(m => m.scrollWidth > m.clientWidth)')
-    assert page.evaluate('look.at(['overflow']).overflow') == []
+    assert page.evaluate('look.at(["overflow"]).overflow') == []
     page.close()
 
 def test_faults_on_a_page_are_noticed(chromium, site):
