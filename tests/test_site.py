@@ -148,6 +148,8 @@ def test_a_lesson_says_which_it_is_and_what_is_around_it(chromium, site):
     assert 'I Train one task' in page.locator('#title-block-header .breadcrumb').inner_text()
     assert [a.strip()[:2] for a in page.locator('.page-navigation a').all_inner_texts()] == ['03', '05']
     assert page.locator('.page-tools a').first.get_attribute('href').endswith('/ftcook/ftcook/blob/main/nbs/04_sft.ipynb')
+    report = page.locator('.toc-action[href*=issues]').first.get_attribute('href')
+    assert report.endswith('?template=wrong.yml&where=04%20Supervised%20fine-tuning')
     page.goto(home + 'solutions/sft.html')
     assert page.locator('h1').inner_text() == '04 Supervised fine-tuning: solutions'
     page.close()
