@@ -60,7 +60,7 @@ def seen(chromium, site):
         page.wait_for_timeout(80) # the theme marks light or dark 50 ms after loading
         seen['light'][name] = page.evaluate('look.at()')
         page.emulate_media(color_scheme='dark')
-        page.wait_for_function('look.isDark()', polling=50)
+        page.wait_for_function('look.isDark() && document.documentElement.matches(".quarto-dark")', polling=50)
         seen['dark'][name] = page.evaluate('names => look.at(names)', ASPECTS['dark'])
         page.emulate_media(color_scheme='light')
         page.set_viewport_size(PHONE)
