@@ -194,7 +194,8 @@ def themed(
 )->str:
     "A drawing that may stand in a page: in the colours of the theme, as wide as there is room, and with a text."
     svg = re.sub(r'<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->', '', svg, flags=re.S).strip()
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf'\1{name}-', svg).replace(grey, 'currentColor')
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{name}-', svg).replace(grey, 'currentColor')
+    svg = re.sub(r'(<text\b[^>]*fill: )#([89a-f].)\2\2', r'\1var(--figure-6, #\2\2\2)', svg) # too faint for text
     for i,color in enumerate(palette): svg = re.sub(color, f'var(--figure-{i}, {color})', svg, flags=re.I)
     return re.sub(r'<svg\b', f'<svg class="themed" role="img" aria-label="{html.escape(alt)}"', svg, count=1)
 

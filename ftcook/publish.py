@@ -300,7 +300,7 @@ def _offers(package, name):
         call, said = signature(node), (ast.get_docstring(node) or '').partition('\n')[0]
         page = links.doc(f'{module}.{node.name}')
         name = f'[`{node.name}`]({page})' if page else f'`{node.name}`'
-        return ' '.join(filter(None, [f'- {name}', call and f'`{call}`', f'<br>{said}']))
+        return ' '.join(filter(None, [f'- {name}', call and f'`{call}`', said]))
     promise = (ast.get_docstring(tree) or '').partition('\n\n')[0]
     listed = '\n'.join(map(line, public))
     return '\n\n'.join([f'### {module}', promise, f'::: {{.names}}\n{listed}\n:::'])

@@ -47,9 +47,10 @@ def test_numbers_stand_to_the_right():
 
 def test_drawings_do_not_share_ids_and_follow_the_theme():
     used = '<use xlink:href="#a" style="fill: #808080; stroke: #0072b2; clip-path: url(#a)"/>'
-    svg = f'<svg><defs><path id="a"/></defs>{used}</svg>'
-    one, two = (themed(svg, name, 'Loaves & "bread"') for name in ('p-1', 'p-2'))
-    assert 'id="p-1-a"' in one and '#p-1-a"' in one and 'url(#p-1-a)' in one and 'p-1' not in two
+    svg = f'<svg><defs><path id="a"/></defs>{used}<text style="fill: #b0b0b0">faint</text></svg>'
+    one, two = (themed(svg, name, 'Loaves & "bread"') for name in ('11b-1', '11b-2'))
+    assert 'id="11b-1-a"' in one and '"#11b-1-a"' in one and 'url(#11b-1-a)' in one and '11b-1' not in two
+    assert '<text style="fill: var(--figure-6, #b0b0b0)">' in one
     assert 'currentColor' in one and 'var(--figure-0' in one and '808080' not in one
     assert 'aria-label="Loaves &amp; &quot;bread&quot;"' in one
 

@@ -94,7 +94,7 @@ def test_api_lists_every_public_function_and_class_with_a_link():
         public = [o.name for o in defined if o not in entries and not ast.unparse(o).startswith('@patch')]
         section = re.search(rf'^### ftcook\.{re.escape(name)}$(.*?)(?=^### |\Z)', text, re.M | re.S)[1]
         assert re.findall(r'^- \[`(\w+)`\]\(https://\S+\)', section, re.M) == public, name
-    assert '`(profile=\'\', path=None)` <br>Read and check settings.ini.' in text
+    assert '`(profile=\'\', path=None)` Read and check settings.ini.' in text
 
 def test_outputs_that_other_files_decide_are_renewed():
     from fastcore.nbio import mk_cell
