@@ -226,7 +226,7 @@ def recipe_trainer(
     args, more = args or sft_arguments(recipe), {}
     train, validation = ([dict(messages=row['messages']) for row in splits.get(name, ())] for name in ('train', 'validation'))
     if validation and args.eval_strategy != 'no':
-        more['eval_dataset'] = Dataset.from_list([to_prompt_completion(row) for row in validation])
+        more['validation'] = validation
         stop = recipe.early_stopping
         if stop and args.load_best_model_at_end: more['callbacks'] = [EarlyStoppingCallback(stop.patience, stop.threshold)]
     torch.manual_seed(args.seed)

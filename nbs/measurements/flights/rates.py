@@ -11,7 +11,7 @@ from ftcook.tasks.flights import task
 table = Path(__file__).parent/'rates.csv'
 key = 'profile', 'rows', 'learning_rate', 'seed'
 rates = [2e-5, 6.3e-5, 2e-4, 6.3e-4, 2e-3, 6.3e-3, 2e-2]
-sizes = dict(cpu=dict(rows=64, validation=24), gpu=dict(rows=16384, validation=200))
+sizes = dict(cpu=dict(rows=64, validation=32), gpu=dict(rows=16384, validation=200))
 
 def measure(settings, size, rate, seed):
     "One run, and the loss of the validation rows after it, as a row of rates.csv."
