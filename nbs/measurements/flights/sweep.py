@@ -16,7 +16,7 @@ import methods as single
 key = 'profile', 'method', 'factor', 'seed'
 columns = (*key, *('learning_rate rows validation validation_requests exact_match requests forgetting minutes peak_gib step_ms '
                    'error device versions date').split())
-sizes = dict(cpu=dict(rows=32, test=24, validation=8, batch_size=4, grpo_steps=2, grpo={}),
+sizes = dict(cpu=dict(rows=24, test=16, validation=8, batch_size=4, grpo_steps=2, grpo={}),
              gpu=dict(rows=1024, test=400, validation=200, batch_size=16, grpo_steps=12,
                       grpo=dict(per_device_train_batch_size=64, num_generations=8)))
 repeated = 'lora full qlora ia3 adalora dpo grpo'.split()  # those whose rates are varied
