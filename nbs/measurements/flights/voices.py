@@ -85,16 +85,16 @@ if __name__ == '__main__':
     quiet()
     settings = load_settings(args.profile)
     tokenizer, rng = load_tokenizer(settings.model), random.Random(settings.seed)
-    sentences = [(voice, which) for voice in voices for which in (0, 1)]
-    requests = task.rows(settings.voice_rows, 'train', settings.seed + 11)
-    mixed = [confirmation(row, *sentences[i % 4]) for i,row in enumerate(requests)]
+    mixed = [confirmation(row, rng.choice(list(voices)), rng.randrange(2))
+             for row in task.rows(settings.voice_rows, 'train', settings.seed + 11)]
+    rng = random.Random(settings.seed)
     pairs = [voice_pair(row, rng) for row in task.rows(settings.voice_pairs, 'train', settings.seed + 12)]
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder)/'mixed'
         flights = run_folder(settings.profile)/'adapters'/task.name
         model = load_adapter(settings.model, flights, quantize=settings.quantize, dtype=settings.dtype)
         train_on_rows(model, tokenizer, mixed, settings, start, max_steps=settings.voice_steps, per_device_train_batch_size=4,
-                      warmup_steps=2, train_sampling_strategy='sequential', logging_steps=4, disable_tqdm=True)
+                      warmup_steps=2, logging_steps=4, disable_tqdm=True)
         for method in args.methods:
             row = measure(method, start, tokenizer, pairs, settings, folder)
             print(row, flush=True)
