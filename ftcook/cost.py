@@ -274,26 +274,29 @@ def compare(
     return [estimate(model, args, peft_config, gpu=g, tokens=tokens, prices=prices, **fields) for g in names]
 
 # %% ../nbs/11b_cost.ipynb #11b-046
-def _mark(ax, e, color, usd):
-    "One GPU: a line from the lowest to the highest cost, and its name."
-    low, high = usd
-    priced = dict(lw=3, mfc=color) if e.usd else dict(lw=1, ls=':', mfc='none')
-    ax.plot([e.hours]*2, [low, high], color=color, marker='o', ms=5, **priced)
-    name = e.gpu + ('' if e.fits else ', does not fit') + ('' if e.usd else ', no price')
-    ax.annotate(name, (e.hours, high), xytext=(4, 4), textcoords='offset points', color=color, fontsize=9)
+def _mark(ax, e, color, left):
+    "One GPU with a price: a line from the lowest to the highest cost, and its name."
+    ax.plot([e.hours]*2, e.usd, color=color, marker='o', ms=5, lw=3)
+    place = dict(xytext=(-4, 4), ha='right') if left else dict(xytext=(4, 4))
+    name = e.gpu + ('' if e.fits else ', does not fit')
+    ax.annotate(name, (e.hours, e.usd[1]), textcoords='offset points', color=color, fontsize=9, **place)
 
 def plot_comparison(
     estimates:list, # from `compare`
     ax=None, # matplotlib axes
 ):
-    "Cost against time; what does not fit is grey, and a hollow mark stands for a GPU without a known price."
+    "Cost against time; what does not fit is grey, and GPUs without a known price are named below."
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullLocator
     ax = ax or plt.subplots(figsize=(7, 4))[1]
-    dearest = max([e.usd[1] for e in estimates if e.usd], default=1)
-    for i,e in enumerate(estimates): _mark(ax, e, palette[i % 6] if e.fits else '#b0b0b0', e.usd or (1.5*dearest,)*2)
-    ax.set(xscale='log', yscale='log', xlabel='training time (hours)', ylabel='cost (USD), lowest to highest price')
-    ax.set_xlim(right=2.2*ax.get_xlim()[1])
+    priced = [e for e in estimates if e.usd]
+    for i,e in enumerate(priced):
+        crowded = any(e.hours < o.hours < 1.3*e.hours for o in priced) # a neighbour where the name would stand
+        _mark(ax, e, palette[i % 6] if e.fits else '#8c8c8c', crowded)
+    without = ', '.join(e.gpu for e in estimates if not e.usd)
+    ax.set(xscale='log', yscale='log', ylabel='cost (USD), lowest to highest price',
+        xlabel='training time (hours)' + (f'; no price is known for {without}' if without else ''))
+    ax.set_xlim(left=ax.get_xlim()[0]/1.3, right=2.2*ax.get_xlim()[1])
     ax.set_ylim(top=1.3*ax.get_ylim()[1])
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))

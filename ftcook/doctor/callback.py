@@ -172,10 +172,10 @@ def _ahead(self:DoctorCallback, model, args, state):
 def _starved(self:DoctorCallback):
     "Does the run wait for its data?"
     if len(self.fetched) < self.fetched.maxlen: return []
-    fetched, worked = sum(self.fetched), sum(self.worked)
-    if fetched < thresholds.wait_share*(fetched + worked): return []
-    each = [1000*t/len(self.fetched) for t in (fetched, worked)]
-    said = f'in the last {len(self.fetched)} steps, fetching a batch took {each[0]:.0f} ms, the step itself {each[1]:.0f} ms'
+    fetched, worked = (sum(times)/len(times) for times in (self.fetched, self.worked))
+    if fetched < max(thresholds.wait_share*(fetched + worked), thresholds.wait_seconds): return []
+    both = f'fetching a batch took {1000*fetched:.0f} ms, the step itself {1000*worked:.0f} ms'
+    said = f'in the last {len(self.fetched)} steps, {both}'
     return [Finding('starved', 'likely', said, dict(step=self.step))]
 
 # %% ../../nbs/13e_watching.ipynb #13e-h12
