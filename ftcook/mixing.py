@@ -8,7 +8,7 @@ Docs: https://ftcook.github.io/ftcook/mixing.html.md"""
 __all__ = ['general_rows', 'plain_text', 'mix', 'own_answers', 'answer_losses', 'easy_first', 'with_noise']
 
 # %% ../nbs/08c_mixing.ipynb #08c-007
-import hashlib, json, random, statistics
+import hashlib, json, random
 import torch
 from torch.nn import functional as F
 
