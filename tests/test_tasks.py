@@ -6,8 +6,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from conftest import root
 from ftcook.runtime import load_settings, model_path
 from ftcook.sft import score, train_task
-from ftcook.tasks import (Task, check_task, clarify, exact_match, exact_reward, get_task, interval, is_clarification, json_object,
-                          parse_answer, partial_reward, task_names)
+from ftcook.tasks import (Task, check_task, clarify, clustered_interval, exact_match, exact_reward, get_task, interval,
+                          is_clarification, json_object, parse_answer, partial_reward, task_names)
 from ftcook.tasks.flights import flight_requests, incomplete_requests, task as flights
 
 sums = '''
@@ -98,13 +98,24 @@ def test_interval_is_wilsons():
             assert interval(k, n) == pytest.approx((expected.low, expected.high), abs=1e-5)
     assert interval(5, 10, z=1) != interval(5, 10)
 
+def test_clustered_interval():
+    right, each = [True]*30 + [False]*10, list(range(40))
+    alone = clustered_interval(right, each)
+    assert clustered_interval(right*5, each*5) == alone, 'copies of an answer prove nothing new'
+    assert alone == pytest.approx(interval(30, 40), abs=.04) and clustered_interval([-1., 1.]*9, range(18))[0] < 0
+    few = clustered_interval(right, [i//10 for i in each])
+    assert few[1] - few[0] > 1.5*(alone[1] - alone[0])
+    for bad in (dict(groups=[0]*40), dict(groups=each[1:]), dict(groups=each, draws=3)):
+        with pytest.raises(ValueError): clustered_interval(right, **bad)
+
 def row(answer, **more): return dict(messages=[dict(role='user', content='?'), dict(role='assistant', content=answer)], **more)
 
 def test_exact_match():
     rows = [row('{"a":1,"b":"x"}'), row('{"a":1}')]
     found = exact_match(['{"a": 1, "b": " x "}', 'no JSON'], rows)
     assert (found['exact_match'], found['n'], found['fields']) == (.5, 2, dict(a=.5, b=1))
-    assert (found['low'], found['high']) == interval(1, 2) and found['errors'] == [('?', dict(a=1), 'no JSON')]
+    assert (found['low'], found['high']) == interval(1, 2) and found['right'] == [True, False]
+    assert found['errors'] == [('?', dict(a=1), 'no JSON')]
     assert exact_match(['{"a":1,"extra":2}'], rows[1:])['exact_match'] == 0
     with pytest.raises(ValueError): exact_match([], rows)
     with pytest.raises(ValueError, match='nothing to score'): exact_match([], [])

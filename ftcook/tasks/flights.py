@@ -6,12 +6,13 @@ Docs: https://ftcook.github.io/ftcook/flights.html.md"""
 
 # %% auto #0
 __all__ = ['flight_schema', 'request_fields', 'task', 'openings', 'Flights', 'city_names', 'training_sentence', 'date_text',
-           'price_text', 'flight_requests', 'incomplete_requests']
+           'price_text', 'flight_requests', 'incomplete_requests', 'sentence_of']
 
 # %% ../../nbs/01c_flights.ipynb #01c-h18
 import csv, functools, hashlib, importlib.resources, json, random, re
 from datetime import date, timedelta
-from .base import Task, clarify
+from difflib import SequenceMatcher
+from .base import Task, clarify, is_clarification
 
 # %% ../../nbs/01c_flights.ipynb #01c-021
 flight_schema = dict(
@@ -38,19 +39,25 @@ class Flights(Task):
         "See `incomplete_requests`."
         return incomplete_requests(n, split, seed, request_fields if fields is None else fields)
 
+    def group(self, row):
+        "See `sentence_of`."
+        return sentence_of(row)
+
 task = Flights()
 
 # %% ../../nbs/01c_flights.ipynb #01-093
 @functools.cache
 def city_names(
-    split:str='train', # 'train' or 'test'; the two share no name
+    split:str='train', # 'train', 'validation' or 'test'; they share no name
     above:int=0, # only cities with at least so many inhabitants
 )->tuple: # names, sorted
     "City names of one split."
     table = importlib.resources.files('ftcook').joinpath('assets/cities.csv')
     with table.open(encoding='utf-8') as f: cities = list(csv.DictReader(f))
-    def held_out(name): return hashlib.sha256(name.encode()).digest()[0] % 5 == 0
-    return tuple(c['name'] for c in cities if held_out(c['name']) == (split == 'test') and int(c['population']) >= above)
+    def side(city):
+        if hashlib.sha256(city['name'].encode()).digest()[0] % 5: return 'train'
+        return 'test' if int(city['population']) >= 300_000 else 'validation'
+    return tuple(c['name'] for c in cities if side(c) == split and int(c['population']) >= above)
 
 # %% ../../nbs/01c_flights.ipynb #01-096
 openings = dict(
@@ -102,7 +109,7 @@ def training_sentence(
     return rng.choice(_greetings) + text + rng.choice(_endings)
 
 # %% ../../nbs/01c_flights.ipynb #01-099
-_test_sentences = dict(
+_sentences = dict(test=dict(
     search=['Could you list the flights between {o} and {d} departing on {t} that cost {p} or less?',
             'I have {p} for a trip on {t}: from {o} to {d}. What is available?',
             'My trip starts in {o} and ends in {d}. I travel on {t} and {p} is my maximum',
@@ -117,13 +124,32 @@ _test_sentences = dict(
            'Keep watching the planes from {o} to {d} on {t} and tell me once they are at {p} or below',
            "I'll wait for {p}: track the flight that leaves {o} for {d} on {t}",
            'Send me an alert if flying from {o} to {d} on {t} ever gets cheaper than {p}',
-           'No hurry. Watch the flight to {d} from {o} on {t} until it costs {p}'])
+           'No hurry. Watch the flight to {d} from {o} on {t} until it costs {p}']))
+
+# %% ../../nbs/01c_flights.ipynb #01c-047
+_sentences['validation'] = dict(
+    search=['What planes go from {o} to {d} on {t} if I can spend {p}?',
+            'Which connections take me to {d} on {t}? I am in {o} and have {p} to spend',
+            'Somebody wants to see {d}. The trip begins in {o} on {t} and may cost {p}',
+            'Compare fares out of {o}, arriving in {d}, {t}, nothing beyond {p}',
+            'Is there a way from {o} to {d} on {t} with a ceiling of {p}?'],
+    book=['Secure a seat from {o} to {d}, day of travel {t}, ceiling {p}',
+          'Confirm my trip to {d} on {t}. I leave {o} and can pay {p}',
+          'Purchase it now: the plane that goes from {o} to {d} on {t}, {p} is all I have',
+          'Let us fly to {d}! Departure is {o}, {t}, and you are free to spend {p}',
+          'The decision is made, so order a place on the flight out of {o} to {d}, {t}, {p} or cheaper'],
+    alert=['Ring me when a seat from {o} to {d} on {t} falls to {p}',
+           'Check every day whether {o} to {d} on {t} can be had for {p}, and write to me then',
+           'Too dear today. Once the plane from {o} to {d} on {t} drops below {p}, I want to hear of it',
+           'Inform me if {d} can be reached from {o} on {t} for {p}',
+           'I am patient: observe the fare to {d} from {o} for {t} and report when {p} is enough'])
 
 # %% ../../nbs/01c_flights.ipynb #01-101
 _months = 'January February March April May June July August September October November December'.split()
 _money = dict(USD=['${}', '{} dollars', 'USD {}', '{} US dollars'], EUR=['€{}', '{} euros', 'EUR {}', '{} €'],
               GBP=['£{}', '{} pounds', 'GBP {}'], SEK=['SEK {}', '{} kronor', '{} SEK'], JPY=['¥{}', '{} yen', 'JPY {}'])
-_price_ranges = dict(train=[(40, 599), (40, 599), (1000, 1899)], test=[(600, 999), (1900, 2999)])
+_price_ranges = dict(train=[(40, 599), (40, 599), (1000, 1899)], test=[(600, 999), (1900, 2999)],
+                     validation=[(3000, 3999)])
 
 def _date_styles(d):
     month = _months[d.month-1]
@@ -156,8 +182,8 @@ def _with_typo(rng, sentence):
     return ' '.join(words)
 
 def _city(rng, split):
-    large = city_names(split, above=300_000)
-    if split == 'test' or rng.random() < .5: return rng.choice(large)
+    if split != 'train': return rng.choice(city_names(split))
+    if rng.random() < .5: return rng.choice(city_names(split, above=300_000))
     if rng.random() < .5: return rng.choice(city_names(split))
     front, back = rng.sample(city_names(split), 2)
     return front[:len(front)//2] + back[len(back)//2:].lower()
@@ -169,11 +195,11 @@ def _day(rng, split):
 # %% ../../nbs/01c_flights.ipynb #01-102
 def flight_requests(
     n:int, # how many rows
-    split:str='train', # 'train' or 'test': other sentences, cities and prices
+    split:str='train', # 'train', 'validation' or 'test': other sentences, cities and prices
     seed:int=0, # the same seed gives the same rows on every machine
 )->list: # rows {'messages': [system, user, assistant]}
     "`n` synthetic flight requests with their JSON answers, in conversational format."
-    if split not in _price_ranges: raise ValueError(f"split is {split!r}; use 'train' or 'test'")
+    if split not in _price_ranges: raise ValueError(f"split is {split!r}; use one of {', '.join(_price_ranges)}")
     rng = random.Random(f'{split}-{seed}')
     return [_flight_request(rng, split) for _ in range(n)]
 
@@ -183,7 +209,7 @@ def _flight_request(rng, split):
     destination = next(name for name in iter(lambda: _city(rng, split), None) if name != origin)
     amount = rng.randint(*rng.choice(_price_ranges[split]))
     if rng.random() < .5: amount -= amount % 10
-    sentence = training_sentence(rng, action) if split == 'train' else rng.choice(_test_sentences[action])
+    sentence = training_sentence(rng, action) if split == 'train' else rng.choice(_sentences[split][action])
     if rng.random() < .1: sentence = _with_typo(rng, sentence)
     request = sentence.format(o=origin, d=destination, t=date_text(rng, day), p=price_text(rng, amount, currency))
     answer = dict(action=action, origin=origin, destination=destination,
@@ -191,7 +217,7 @@ def _flight_request(rng, split):
     return task.row(request, answer)
 
 # %% ../../nbs/01c_flights.ipynb #01c-031
-_test_gaps = dict(
+_gaps = dict(test=dict(
     origin=['I have to be in {d} on {t}. Find me something for {p} or less',
             'Please alert me as soon as a seat to {d} on {t} is lower than {p}',
             'Go ahead and book a ticket to {d} for {t}, as long as it stays under {p}',
@@ -206,12 +232,21 @@ _test_gaps = dict(
     max_price=['Looking to reach {d} by plane from {o}, travelling {t}',
                'No hurry. Watch the flight to {d} from {o} on {t} until it gets cheaper',
                "I'd like you to buy a seat: departing {o}, arriving {d}, {t}",
-               'Quick question, how do I get from {o} to {d} on {t}?'])
+               'Quick question, how do I get from {o} to {d} on {t}?']))
+_gaps['validation'] = dict(
+    origin=['Which connections take me to {d} on {t}? I have {p} to spend', 'Inform me if {d} can be reached on {t} for {p}',
+            'Confirm my trip to {d} on {t}. I can pay {p}'],
+    destination=['What planes leave {o} on {t} if I can spend {p}?', 'Secure a seat out of {o}, day of travel {t}, ceiling {p}',
+                 'Ring me when a seat out of {o} on {t} falls to {p}'],
+    date=['Is there a way from {o} to {d} with a ceiling of {p}?', 'Let us fly to {d}! Departure is {o}, and you may spend {p}',
+          'Check every day whether {o} to {d} can be had for {p}, and write to me then'],
+    max_price=['Purchase it now: the plane that goes from {o} to {d} on {t}', 'Compare fares out of {o}, arriving in {d}, {t}',
+               'I am patient: observe the fare to {d} from {o} for {t} and report when it falls'])
 
 # %% ../../nbs/01c_flights.ipynb #01c-031b
 def incomplete_requests(
     n:int, # how many rows
-    split:str='train', # 'train' or 'test': other sentences, cities and prices
+    split:str='train', # 'train', 'validation' or 'test': other sentences, cities and prices
     seed:int=0, # the same seed gives the same rows on every machine
     fields:tuple=request_fields, # what may be missing
 )->list: # rows {'messages': [system, user, assistant]}; the assistant asks
@@ -224,6 +259,17 @@ def incomplete_requests(
 def _with_gap(row, rng, split, fields):
     known = json.loads(row['messages'][-1]['content'])
     missing = rng.choice(fields)
-    sentence = training_sentence(rng, known['action'], (missing,)) if split == 'train' else rng.choice(_test_gaps[missing])
+    sentence = training_sentence(rng, known['action'], (missing,)) if split == 'train' else rng.choice(_gaps[split][missing])
     day, price = date_text(rng, date.fromisoformat(known['date'])), price_text(rng, known['max_price'], known['currency'])
     return task.row(sentence.format(o=known['origin'], d=known['destination'], t=day, p=price), clarify([missing]))
+
+# %% ../../nbs/01c_flights.ipynb #01c-072
+def sentence_of(
+    row:dict, # a row of the validation or the test split
+)->str: # the sentence that it fills in; a training request, which has none, as it is
+    "The hand-written sentence that fits a request best, whatever typing error it carries."
+    request = row['messages'][-2]['content']
+    asks = is_clarification(row['messages'][-1]['content'])
+    some = (s for split in (_gaps if asks else _sentences).values() for group in split.values() for s in group)
+    likeness, sentence = max((SequenceMatcher(None, s.split(), request.split(), False).ratio(), s) for s in some)
+    return sentence if likeness > .4 else request
