@@ -128,8 +128,9 @@ knobs = dict(model=str, seed=int, dtype=('float32', 'bfloat16', 'float16'),
     rank=int, alpha_over_rank=float,
     max_length=int, batch_size=int, learning_rate=float, epochs=float, sweep_steps=int,
     max_new_tokens=int, generation_batch_size=int,
-    gap_fields=int, incomplete_rows=int, mistake_pairs=int, complete_pairs=int,
-    dpo_batch_size=int, dpo_learning_rate=float, beta=float, break_steps=int)
+    voice_rows=int, voice_steps=int, voice_pairs=int, voice_requests=int,
+    dpo_batch_size=int, dpo_learning_rate=float, beta=float, break_steps=int,
+    incomplete_rows=int, ask_rows=int, mistake_pairs=int, complete_pairs=int, asking_batch_size=int, asking_learning_rate=float)
 
 # %% ../nbs/00_setup.ipynb #00-029
 class SettingsError(ValueError):
