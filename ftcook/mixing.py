@@ -103,8 +103,9 @@ def with_noise(
     rng, answers = random.Random(seed), [json.loads(row['messages'][-1]['content']) for row in rows]
     wrong = set(rng.sample(range(len(rows)), round(share*len(rows))))
     def spoiled(i):
-        field = rng.choice([k for k in answers[i] if any(a.get(k) != answers[i][k] for a in answers)])
-        return answers[i] | {field: rng.choice([a[field] for a in answers if a.get(field, answers[i][field]) != answers[i][field]])}
+        others = {k: [a[k] for a in answers if k in a and a[k] != v] for k,v in answers[i].items()}
+        field = rng.choice([k for k,values in others.items() if values])
+        return answers[i] | {field: rng.choice(others[field])}
     def row(i):
         if i not in wrong: return rows[i]
         text = json.dumps(spoiled(i), ensure_ascii=False, separators=(',', ':'))

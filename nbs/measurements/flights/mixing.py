@@ -1,4 +1,4 @@
-"""Train the flight task with general rows mixed in, in another order, or with wrong labels, and measure what was learned and forgotten.
+"""Train the flight task with general rows mixed in, in another order, or with wrong labels: what is learned and forgotten.
 
     python nbs/measurements/flights/mixing.py [--profile cpu] [--variants none mix10] [--seeds 0 1 2] [--gpus 4 --at-once 2]
 
@@ -15,7 +15,8 @@ here = Path(__file__).parent
 variants = dict(none={}, mix10=dict(general=.1), mix30=dict(general=.3), own10=dict(general=.1, own=True),
     slow=dict(rate=.25), slow_mix10=dict(rate=.25, general=.1), easy_first=dict(order='easy'), hard_first=dict(order='hard'),
     small=dict(part=.25), small_again=dict(part=.25, epochs=4), noisy10=dict(noise=.1), noisy30=dict(noise=.3))
-sizes = dict(cpu=dict(rows=48, batch_size=4, test_rows=16, tokens=512), gpu=dict(rows=2048, batch_size=16, test_rows=400, tokens=16384))
+sizes = dict(cpu=dict(rows=48, batch_size=4, test_rows=16, tokens=512),
+             gpu=dict(rows=2048, batch_size=16, test_rows=400, tokens=16384))
 columns = ('variant seed rows general noise order epochs steps learning_rate minutes exact_match low high requests test_loss '
            'faq_before faq prose_before prose model error profile device versions date').split()
 
@@ -65,12 +66,14 @@ def measure(name, seed, settings):
         lora = lora_config(settings.rank, int(settings.alpha_over_rank*settings.rank))
         trainer = sft_trainer(model, tokenizer, rows, args, lora)
         trainer.train()
-    minutes, model, test = (time.perf_counter() - start)/60, trainer.model.eval(), task.rows(size['test_rows'], 'test', settings.seed)
+    minutes, model = (time.perf_counter() - start)/60, trainer.model.eval()
+    test = task.rows(size['test_rows'], 'test', settings.seed)
     result = score(model, tokenizer, test, settings, task)
     loss = sum(answer_losses(model, tokenizer, test))/len(test)
-    figures = {k: round(result[k], 3) for k in ('exact_match', 'low', 'high')} | dict(requests=result['n'], test_loss=round(loss, 4))
-    return dict(rows=len(rows), general=variant.get('general', 0), noise=variant.get('noise', 0), order=variant.get('order', 'shuffled'),
-                epochs=variant.get('epochs', 1), steps=trainer.state.global_step, learning_rate=rate, minutes=round(minutes, 2),
+    figures = {k: round(result[k], 3) for k in ('exact_match', 'low', 'high')}
+    figures |= dict(requests=result['n'], test_loss=round(loss, 4))
+    changed = {k: variant.get(k, usual) for k,usual in dict(general=0, noise=0, order='shuffled', epochs=1).items()}
+    return dict(changed, rows=len(rows), steps=trainer.state.global_step, learning_rate=rate, minutes=round(minutes, 2),
                 **figures, **before, **forgetting())
 
 def apart(name, seed, settings, card):
@@ -106,6 +109,7 @@ if __name__ == '__main__':
         for name,seed in jobs[place::workers]:
             row = apart(name, seed, settings, place % args.gpus if args.gpus else None)
             with keep: merge_rows(args.table, [row], ('profile', 'variant', 'seed'))
-            print({k: row[k] for k in ('variant', 'seed', 'minutes', 'exact_match', 'test_loss', 'faq', 'prose', 'error')}, flush=True)
+            shown = 'variant seed minutes exact_match test_loss faq prose error'.split()
+            print({k: row[k] for k in shown}, flush=True)
     workers = max(1, args.gpus)*args.at_once
     with ThreadPoolExecutor(workers) as pool: list(pool.map(work, range(workers)))

@@ -28,7 +28,8 @@ def train(settings, chosen, seed, callbacks=None):
     task, size = get_task('flights'), sizes[settings.profile]
     tokenizer, model = load_tokenizer(settings.model), load_model(settings.model, dtype=settings.dtype)
     rows, steps = task.rows(size['rows'], 'train', settings.seed), size['rows']//size['batch_size']
-    held_out = Dataset.from_list([to_prompt_completion(row) for row in task.rows(size['validation_rows'], 'validation', settings.seed)])
+    held_out = task.rows(size['validation_rows'], 'validation', settings.seed)
+    held_out = Dataset.from_list([to_prompt_completion(row) for row in held_out])
     with tempfile.TemporaryDirectory() as folder:
         args = sft_config(settings, folder, seed=seed, learning_rate=chosen['learning_rate'], disable_tqdm=True,
             per_device_train_batch_size=size['batch_size'], per_device_eval_batch_size=50, eval_strategy='steps',
@@ -103,7 +104,8 @@ def run_finals(study, args, settings, cards):
                 running.append((start(settings, card, '--final', json.dumps(chosen), seed, out), out, name, seed, p))
             for job,out,name,seed,p in running:
                 found = json.loads(out.read_text()) if job.wait() == 0 else dict(error=f'ended with {job.returncode}')
-                one = row(settings, study=name, number=seed, seed=seed, state='FAIL' if 'error' in found else 'COMPLETE', **p, **found)
+                state = 'FAIL' if 'error' in found else 'COMPLETE'
+                one = row(settings, study=name, number=seed, seed=seed, state=state, **p, **found)
                 print(one, flush=True)
                 merge_rows(args.table, [one], ('profile', 'study', 'number'))
 
