@@ -63,7 +63,7 @@ def go_on(
     objective, # function of a trial that trains and returns the validation loss
     trials:int, # to have in the end, with those that are there
 ):
-    "Run trials until the study has so many that ended or were given up."
+    "Run trials until the study has so many that ended or were given up; one that fails is a try as well."
     from optuna.study import MaxTrialsCallback
     from optuna.trial import TrialState
     done = TrialState.COMPLETE, TrialState.PRUNED
