@@ -6,7 +6,7 @@ The studies are kept in runs/<profile>/search/*.log and go on where they stopped
 """
 import argparse, json, os, subprocess, sys, tempfile
 from pathlib import Path
-from ftcook.bench import device_name, label, merge_rows
+from ftcook.bench import device_name, label, merge_rows, pinned
 from ftcook.runtime import load_settings, quiet, run_folder
 from ftcook.tasks import get_task
 
@@ -69,7 +69,8 @@ def start(settings, card, *args):
     return subprocess.Popen([sys.executable, __file__, '--profile', settings.profile, *map(str, args)], env=env)
 
 def row(settings, **more):
-    said = label(rows=sizes[settings.profile]['rows'], model=settings.model, profile=settings.profile, device=device_name())
+    said = label((*pinned, 'optuna'), rows=sizes[settings.profile]['rows'], model=settings.model, profile=settings.profile,
+                 device=device_name())
     return dict.fromkeys(columns, '') | said | more
 
 def study_rows(name, study, settings):
