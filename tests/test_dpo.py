@@ -1,11 +1,12 @@
-"Plumbing of ftcook.dpo: what the lesson does not show."
+"Plumbing of ftcook.dpo and ftcook.asking: what the lessons do not show."
 import csv, json
 import pytest, torch
 from conftest import root
-from ftcook.dpo import check_pairs, dpo_loss, dpo_trainer, invention_pairs, invention_rate, needless_questions
+from ftcook.asking import asking_config, asking_rows, invention_pairs, invention_rate, needless_questions
+from ftcook.dpo import check_pairs, dpo_config, dpo_loss, dpo_trainer
 from ftcook.runtime import load_settings
-from ftcook.tasks import clarify
-from ftcook.tasks.flights import flight_requests, incomplete_requests, request_fields
+from ftcook.tasks import clarify, is_clarification
+from ftcook.tasks.flights import confirmation, flight_requests, incomplete_requests, request_fields, task, voice_of, voices
 
 def test_invention_rate_counts_everything_that_does_not_ask():
     rows = incomplete_requests(3)
@@ -23,7 +24,7 @@ def test_pairs_are_sound():
 def test_a_model_that_asks_makes_no_pair(monkeypatch):
     rows, settings = incomplete_requests(4), load_settings('cpu')
     answers = ['{"action":"book"}', clarify(['date']), ' ', 'no JSON']
-    monkeypatch.setattr('ftcook.dpo.generate_batch', lambda *args, **kwargs: answers)
+    monkeypatch.setattr('ftcook.asking.generate_batch', lambda *args, **kwargs: answers)
     pairs = invention_pairs(None, None, rows, settings)
     assert [pair['rejected'][0]['content'] for pair in pairs] == [answers[0], answers[3]]
     assert [pair['chosen'] for pair in pairs] == [rows[i]['messages'][-1:] for i in (0, 3)]
@@ -36,22 +37,47 @@ def test_loss_prefers_the_chosen():
 def test_a_model_without_an_adapter_is_refused():
     with pytest.raises(ValueError, match="'default'"): dpo_trainer(torch.nn.Linear(1, 1), None, [], None)
 
-def test_the_longer_runs_ask_and_still_fill_in():
-    "The rows that the lesson quotes: the run of the gpu profile reaches both bars, those on a CPU one; the control is rougher."
-    text, settings = {'profile', 'device', 'loss', 'versions', 'date'}, load_settings('gpu')
+def test_a_voice_is_heard_in_whole_sentences_alone():
+    row, = flight_requests(1, 'test')
+    said = {(voice, which): confirmation(row, voice, which)['messages'][-1]['content'] for voice in voices for which in (0, 1)}
+    assert [voice_of(text) for text in said.values()] == [voice for voice,_ in said]
+    bright, plain = said['brand', 0], said['neutral', 1]
+    assert {voice_of(bright + ' ' + plain), voice_of(bright[:-4]), voice_of(''), voice_of('Wonderful!')} == {''}
+
+def test_the_voices_cannot_be_told_apart_by_length():
+    row, = flight_requests(1)
+    def sides(voice): return [confirmation(row, voice, which)['messages'] for which in (0, 1)]
+    pairs = [dict(prompt=c[:-1], chosen=c[-1:], rejected=r[-1:]) for c in sides('brand') for r in sides('neutral')]
+    assert check_pairs(pairs).longer_wins == .5
+
+def test_only_asking_adds_the_sft_term(tmp_path):
+    settings = load_settings('cpu')
+    plain, asking = dpo_config(settings, tmp_path), asking_config(settings, tmp_path)
+    assert list(plain.loss_type) == ['sigmoid'] and plain.learning_rate == settings.dpo_learning_rate
+    assert asking.loss_type == ['sigmoid', 'sft'] and asking.loss_weights == [.2, 1.] and asking.beta == settings.beta
+    assert asking.learning_rate == settings.asking_learning_rate
+    assert asking_config(settings, tmp_path, loss_type=['sft'], loss_weights=[1.]).loss_type == ['sft']
+
+def test_rows_that_ask_and_rows_that_do_not():
+    settings = load_settings('cpu')
+    rows = asking_rows(task, settings)
+    asks = [is_clarification(row['messages'][-1]['content']) for row in rows]
+    assert len(rows) == settings.ask_rows and sum(asks) == settings.ask_rows//2 and len(set(asks[:8])) == 2
+
+def test_the_long_runs_that_lesson_06b_quotes():
+    "Two fields: both bars are reached, and the control is rougher. Four, without rows before the pairs: never."
+    text = {'profile', 'device', 'loss', 'versions', 'date'}
     with (root/'nbs'/'measurements'/'flights'/'dpo.csv').open() as f:
         runs = [{k: v if k in text else float(v) for k,v in r.items()} for r in csv.DictReader(f)]
-    pairs = settings.mistake_pairs + settings.complete_pairs
-    def reached(r): return r['inventions_after'] <= .10, r['exact_match_before'] - r['exact_match_after'] <= .03
-    runs_of = {(r['profile'], r['gap_fields'], r['loss'], r['pairs']): r for r in runs if r['profile'] == 'gpu'}
-    def gpu(fields, loss): return runs_of['gpu', fields, loss, pairs]
-    best, control = gpu(settings.gap_fields, 'sigmoid+sft'), gpu(settings.gap_fields, 'sft')
-    assert all(reached(best)) and best['asked_right'] >= .9 and best['needless'] == 0
-    assert best['requests'] >= 200 and best['complete_requests'] >= 400
-    assert best['learning_rate'] == settings.dpo_learning_rate and best['beta'] == settings.beta
-    assert best['batch_size'] == settings.dpo_batch_size
-    assert control['inventions_after'] > best['inventions_high'] and control['needless'] >= 10
-    assert all(r['inventions_after'] > .3 for r in runs if r['gap_fields'] == 4)
-    assert gpu(4, 'sft')['exact_match_after'] > gpu(4, 'sigmoid+sft')['exact_match_after'] + .05
-    assert all(sum(reached(r)) == 1 and r['needless'] == 0 for r in runs if r['profile'] == 'cpu')
+    def reached(r): return r['inventions_after'] <= .10 and r['exact_match_before'] - r['exact_match_after'] <= .03
+    def kind(r): return r['profile'], r['gap_fields'], r['ask_rows'], r['loss'], r['pairs']
+    def large(fields, loss): return next(r for r in runs if kind(r) == ('gpu', fields, 0, loss, 2560))
+    best, control = large(2, 'sigmoid+sft'), large(2, 'sft')
+    assert reached(best) and reached(control) and best['needless'] == 0 and control['needless'] >= 10
+    assert large(4, 'sft')['exact_match_after'] > large(4, 'sigmoid+sft')['exact_match_after'] + .05
+    assert not any(reached(r) for r in runs if r['gap_fields'] == 4 and r['ask_rows'] == 0)
     assert all(r['inventions_before'] > .9 for r in runs)
+    seeds = {}
+    for r in runs:
+        if r['ask_rows']: seeds.setdefault((r['device'], r['ask_rows'], r['loss']), set()).add(r['seed'])
+    assert all(len(some) >= 3 for some in seeds.values()), seeds

@@ -80,7 +80,7 @@ def test_a_task_that_is_not_there(own):
     with pytest.raises(ModuleNotFoundError, match='no_such_library'): get_task('shop.broken')
 
 def test_only_one_module_knows_flights():
-    for name in ('sft', 'inference', 'dpo', 'evaluation', 'methods', 'tasks/base'):
+    for name in ('sft', 'inference', 'dpo', 'asking', 'evaluation', 'methods', 'tasks/base'):
         text = (root/'ftcook'/f'{name}.py').read_text()
         for word in ('tasks.flights import', 'flight_requests', 'max_price', 'currency', 'destination'):
             assert word not in text, name

@@ -15,7 +15,7 @@ columns = ('method start trainable peak_gib minutes artifact_mib exact_match low
 sizes = dict(cpu=dict(rows=160, batch_size=4, shots=3, grpo_steps=12, grpo=dict()),
              gpu=dict(rows=4096, batch_size=16, shots=3, grpo_steps=60,
                       grpo=dict(per_device_train_batch_size=64, num_generations=8)))
-# learning rate as a multiple of LoRA's; DPO keeps that of lesson 06
+# learning rate as a multiple of LoRA's; DPO keeps that of lesson 06b
 rates = dict(full=.1, lora_slow=.25, ia3=5, grpo=.01, grpo_fast=.1)
 starts = dict(dpo='lora', grpo='lora', grpo_fast='lora')  # the method whose adapter it goes on from
 
@@ -70,11 +70,12 @@ def sampled_pairs(model, tokenizer, rows, settings):
     return [pair(row, answer) for row,answer,ok in zip(rows, answers, right) if not ok]
 
 def train_dpo(method, model, tokenizer, rows, settings, folder):
-    from ftcook.dpo import dpo_config, dpo_trainer
+    from ftcook.asking import asking_config
+    from ftcook.dpo import dpo_trainer
     model = started(model, folder.parent/starts[method])
     pairs = sampled_pairs(model, tokenizer, rows, settings)
     print(len(pairs), 'pairs', flush=True)
-    return dpo_trainer(model, tokenizer, pairs, dpo_config(settings, folder, disable_tqdm=True))
+    return dpo_trainer(model, tokenizer, pairs, asking_config(settings, folder, disable_tqdm=True))
 
 def measure(method, settings, size):
     "One method, from loading the model to its score, as a row of methods.csv."

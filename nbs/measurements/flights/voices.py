@@ -15,7 +15,7 @@ from ftcook.sft import generate_batch, sft_config, sft_trainer, train_in_float32
 from ftcook.tasks.flights import confirmation, task, voice_of, voices
 
 here = Path(__file__).parent
-methods = dict(start=0, sft=5, dpo=1, kto=5, orpo=1)  # rate as a multiple of DPO's: losses differ in their scale
+methods = dict(start=0, sft=5, dpo=1, kto=2, orpo=5)  # rate as a multiple of DPO's: losses differ in their scale
 
 def voice_pair(row, rng):
     chosen, rejected = (confirmation(row, voice, rng.randrange(2))['messages'] for voice in ('brand', 'neutral'))
@@ -24,11 +24,12 @@ def voice_pair(row, rng):
 def own_trainer(kind, config, model, tokenizer, rows, settings, folder, **kwargs):
     "KTO's and ORPO's trainer, with the arguments that they share with DPO's."
     model.set_adapter('default')
+    start = {name: p.detach().clone() for name,p in model.named_parameters() if p.requires_grad}
     no_telemetry()
     args = config(**trainer_defaults(settings, folder), beta=settings.beta, max_length=settings.max_length, num_train_epochs=1,
                   warmup_steps=3, **kwargs)
     trainer = kind(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
-    train_in_float32(trainer.model)
+    train_in_float32(trainer.model, start)
     return trainer
 
 def trainer_for(method, model, tokenizer, pairs, settings, folder):
@@ -43,7 +44,8 @@ def trainer_for(method, model, tokenizer, pairs, settings, folder):
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
         return own_trainer(ORPOTrainer, ORPOConfig, model, tokenizer, pairs, settings, folder, **size)
     from trl import KTOConfig, KTOTrainer
-    thumbs = [dict(prompt=p['prompt'], completion=p[side], label=side == 'chosen') for p in pairs for side in ('chosen', 'rejected')]
+    thumbs = [dict(prompt=p['prompt'], completion=p[side], label=side == 'chosen')
+              for p in pairs for side in ('chosen', 'rejected')]
     random.Random(settings.seed).shuffle(thumbs)
     size['per_device_train_batch_size'] *= 2  # as many answers in a step as DPO has
     return own_trainer(KTOTrainer, KTOConfig, model, tokenizer, thumbs, settings, folder, **size)
@@ -62,7 +64,8 @@ def shares(model, tokenizer, settings):
 def measure(method, start, tokenizer, pairs, settings, folder):
     "One method, as a row of voices.csv."
     model = load_adapter(settings.model, start, quantize=settings.quantize, dtype=settings.dtype)
-    row = dict(profile=settings.profile, device=device_name(), method=method, learning_rate='', pairs=0, steps=0, train_minutes='')
+    row = dict(profile=settings.profile, device=device_name(), method=method, learning_rate='', pairs=0, steps=0,
+               train_minutes='')
     if method != 'start':
         torch.manual_seed(settings.seed)
         trainer = trainer_for(method, model, tokenizer, pairs, settings, folder)
@@ -82,16 +85,16 @@ if __name__ == '__main__':
     quiet()
     settings = load_settings(args.profile)
     tokenizer, rng = load_tokenizer(settings.model), random.Random(settings.seed)
-    mixed = [confirmation(row, rng.choice(list(voices)), rng.randrange(2))
-             for row in task.rows(settings.voice_rows, 'train', settings.seed + 11)]
-    rng = random.Random(settings.seed)
+    sentences = [(voice, which) for voice in voices for which in (0, 1)]
+    requests = task.rows(settings.voice_rows, 'train', settings.seed + 11)
+    mixed = [confirmation(row, *sentences[i % 4]) for i,row in enumerate(requests)]
     pairs = [voice_pair(row, rng) for row in task.rows(settings.voice_pairs, 'train', settings.seed + 12)]
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder)/'mixed'
         flights = run_folder(settings.profile)/'adapters'/task.name
         model = load_adapter(settings.model, flights, quantize=settings.quantize, dtype=settings.dtype)
         train_on_rows(model, tokenizer, mixed, settings, start, max_steps=settings.voice_steps, per_device_train_batch_size=4,
-                      warmup_steps=2, logging_steps=4, disable_tqdm=True)
+                      warmup_steps=2, train_sampling_strategy='sequential', logging_steps=4, disable_tqdm=True)
         for method in args.methods:
             row = measure(method, start, tokenizer, pairs, settings, folder)
             print(row, flush=True)
