@@ -6,7 +6,7 @@ Docs: https://ftcook.github.io/ftcook/sft.html.md"""
 
 # %% auto #0
 __all__ = ['generate_batch', 'score', 'trainer_defaults', 'sft_config', 'train_in_float32', 'sft_trainer', 'LossCurveCallback',
-           'train_task']
+           'AnswersCallback', 'train_task']
 
 # %% ../nbs/04_sft.ipynb #04-007
 import re
@@ -97,39 +97,55 @@ def sft_trainer(
     rows:list, # training rows in messages format
     args:SFTConfig, # from `sft_config`
     peft_config=None, # from `lora_config`; None trains every weight
+    validation:list|None=None, # rows whose loss is measured when `args.eval_strategy` says
     **kwargs, # any other argument of `SFTTrainer`, such as callbacks
 )->SFTTrainer:
     "An `SFTTrainer` that counts only the last assistant turn of each row in the loss."
-    data = Dataset.from_list([to_prompt_completion(row) for row in rows])
+    def data(rows): return Dataset.from_list([to_prompt_completion(row) for row in rows])
     no_telemetry()
-    trainer = SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer,
-                         peft_config=peft_config, **kwargs)
+    trainer = SFTTrainer(model=model, args=args, train_dataset=data(rows), eval_dataset=data(validation) if validation else None,
+                         processing_class=tokenizer, peft_config=peft_config, **kwargs)
     train_in_float32(trainer.model)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 # %% ../nbs/04_sft.ipynb #04-048
 class LossCurveCallback(TrainerCallback):
-    "Draws the training loss in a notebook while training runs."
+    "Draws the loss of the training and the validation rows in a notebook while training runs."
     def on_train_begin(self, args, state, control, **kwargs):
         import matplotlib.pyplot as plt
         from IPython.display import display
-        self.steps, self.losses = [], []
+        self.losses = {'loss': [], 'eval_loss': []}
         self.fig, self.ax = plt.subplots()
         self.handle = display(self.fig, display_id=True)
         plt.close(self.fig)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if 'loss' not in (logs or {}): return
-        self.steps.append(state.global_step)
-        self.losses.append(float(logs['loss']))
+        for k in self.losses.keys() & (logs or {}): self.losses[k].append((state.global_step, float(logs[k])))
         self.ax.clear()
-        self.ax.plot(self.steps, self.losses, lw=2)
-        self.ax.set(xlabel='step', ylabel='training loss (nats per token)', yscale='log', xlim=(0, state.max_steps))
+        for k,style,label in (('loss', '-', 'training rows'), ('eval_loss', 'o--', 'validation rows')):
+            if self.losses[k]: self.ax.plot(*zip(*self.losses[k]), style, lw=2, label=label)
+        self.ax.set(xlabel='step', ylabel='loss (nats per token)', yscale='log', xlim=(0, state.max_steps))
+        low, high = self.ax.get_ylim()
+        ticks = [t for t in (.01, .03, .1, .3, 1, 3) if low < t < high]
+        self.ax.set_yticks(ticks, ticks)
+        self.ax.legend()
         if self.handle: self.handle.update(self.fig)
 
+# %% ../nbs/04_sft.ipynb #04-a10
+class AnswersCallback(TrainerCallback):
+    "Answers some requests whenever the validation loss is measured; `answers` has them by step."
+    def __init__(self,
+        rows:list, # rows in messages format
+        max_new_tokens:int=72, # stop each answer after this many tokens at the latest
+    ): self.rows, self.max_new_tokens, self.answers = rows, max_new_tokens, {}
+
+    def on_evaluate(self, args, state, control, model=None, processing_class=None, **kwargs):
+        conversations = [row['messages'][:-1] for row in self.rows]
+        self.answers[state.global_step] = generate_batch(model, processing_class, conversations, self.max_new_tokens)
+
 # %% ../nbs/04_sft.ipynb #04-050
-_no_matter = re.compile('output_dir|disable_tqdm|report_to|logging_|save_|use_cpu|dataloader_pin_memory') # to the result
+_no_matter = re.compile('output_dir|disable_tqdm|report_to|logging_|save_|eval_|use_cpu|dataloader_pin_memory') # to the result
 
 def _asked(task, settings, rows, arguments):
     "All that an adapter depends on."
@@ -144,11 +160,13 @@ def train_task(
     seed:int|None=None, # seed of data and training; by default the one of the settings
     model=None, # base model to train on; loaded as the settings say if not given
     callbacks:list|None=None, # passed to the trainer
+    validation:list|None=None, # rows whose loss is measured on the way, as `eval_steps` says
     **kwargs, # any argument of `SFTConfig`
 )->SFTTrainer: # after training; its `model` carries the adapter
     "Train a LoRA adapter on a task's rows; goes on from the last whole checkpoint if there is one."
     task, output_dir, seed = get_task(task), Path(output_dir), settings.seed if seed is None else seed
-    kept = dict(seed=seed, report_to='tensorboard', save_strategy='steps', save_steps=50, save_total_limit=1)
+    kept = dict(seed=seed, report_to='tensorboard', save_strategy='steps', save_steps=50, save_total_limit=1,
+                eval_strategy='steps' if validation else 'no')
     arguments = _sft_arguments(settings, output_dir, **{**kept, **kwargs})
     rows = list(task.rows(settings.train_rows, 'train', seed))
     with one_run(output_dir, _asked(task, settings, rows, arguments)):
@@ -156,7 +174,7 @@ def train_task(
         model = model or load_model(settings.model, quantize=settings.quantize, dtype=settings.dtype)
         torch.manual_seed(seed)
         lora = lora_config(r=settings.rank, lora_alpha=int(settings.alpha_over_rank*settings.rank))
-        trainer = sft_trainer(model, tokenizer, rows, SFTConfig(**arguments), lora, callbacks=callbacks)
+        trainer = sft_trainer(model, tokenizer, rows, SFTConfig(**arguments), lora, validation, callbacks=callbacks)
         go_on(trainer)
         save_adapter(trainer.model, tokenizer, output_dir)
     return trainer

@@ -5,7 +5,7 @@ from scipy.stats import binomtest
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from conftest import root
 from ftcook.runtime import load_settings, model_path
-from ftcook.sft import score, train_task
+from ftcook.sft import AnswersCallback, score, train_task
 from ftcook.tasks import (Task, check_task, clarify, clustered_interval, exact_match, exact_reward, get_task, interval,
                           is_clarification, json_object, parse_answer, partial_reward, task_names)
 from ftcook.tasks.flights import flight_requests, incomplete_requests, task as flights
@@ -64,8 +64,17 @@ def test_it_trains_and_is_scored(own, tmp_path):
                         num_attention_heads=2, **special)
     settings = load_settings('cpu', root/'settings.ini')
     settings.update(train_rows=4, batch_size=2, rank=2, max_new_tokens=4)
-    trainer = train_task(own, settings, tmp_path/'run', model=LlamaForCausalLM(shape), max_steps=2,
-                         report_to='none', disable_tqdm=True)
+    models = [LlamaForCausalLM(shape) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    how = dict(max_steps=2, report_to='none', disable_tqdm=True)
+    trainer = train_task(own, settings, tmp_path/'run', model=models[0], **how)
+    others = get_task(own).rows(2, 'test')
+    how |= dict(callbacks=[watch := AnswersCallback(others, 4)], validation=others, eval_steps=1)
+    watched = train_task(own, settings, tmp_path/'watched', model=models[1], **how)
+    assert {step: len(answers) for step,answers in watch.answers.items()} == {1: 2, 2: 2}
+    assert sum('eval_loss' in log for log in watched.state.log_history) == 2
+    weights, same = (run.model.state_dict() for run in (trainer, watched))
+    assert all(torch.equal(weights[k], same[k]) for k in weights), 'measuring on the way changes nothing'
     assert trainer.state.global_step == 2 and (tmp_path/'run'/'adapter_model.safetensors').exists()
     said = tokenizer.decode(trainer.train_dataset[0]['input_ids'])
     assert 'Turn the sum into JSON.' in said and get_task(own).rows(4)[0]['messages'][1]['content'] in said
@@ -155,7 +164,7 @@ def faulty(**methods): return type('Faulty', (type(flights),), methods)()
     ('stand in the training split', faulty(rows=lambda self, n, split, seed: flight_requests(n, 'test', seed)))])
 def test_faults_of_a_task_are_named(fault, task): assert fault in '\n'.join(check_task(task, 20))
 
-@pytest.mark.parametrize('split', ['train', 'test'])
+@pytest.mark.parametrize('split', ['train', 'validation', 'test'])
 def test_the_missing_field_is_not_in_the_request(split):
     money = '$ € £ ¥ USD EUR GBP SEK JPY kronor yen euros pounds dollars'.split()
     for row in incomplete_requests(300, split, 3):
@@ -165,12 +174,25 @@ def test_the_missing_field_is_not_in_the_request(split):
         if wanted['missing'] == ['max_price']: assert not any(mark in request for mark in money)
         if wanted['missing'] == ['date']: assert '2026' not in request and '2027' not in request
 
+def test_validation_is_other_material_and_rows_say_their_sentence():
+    sides = {split: flights.rows(300, split) for split in ('train', 'validation', 'test')}
+    wanted = {split: [json.loads(row['messages'][2]['content']) for row in rows] for split,rows in sides.items()}
+    seen = {split: {o[k] for o in answers for k in ('origin', 'destination', 'max_price')} for split,answers in wanted.items()}
+    assert not any(seen[a] & seen[b] for a,b in itertools.combinations(seen, 2))
+    sentences = {split: {flights.group(row) for row in rows} for split,rows in sides.items()}
+    assert len(sentences['test']) == len(sentences['validation']) == 15 and not sentences['test'] & sentences['validation']
+    assert len(sentences['train']) > 290, 'the grammar has no list of sentences'
+    assert len({flights.group(row) for row in flights.incomplete_rows(300, 'test')}) == 16
+    def fits(sentence, row): return re.fullmatch(re.sub(r'\\{\w\\}', '.+', re.escape(sentence)), row['messages'][1]['content'])
+    fitting = [bool(fits(flights.group(row), row)) for row in sides['test']]
+    assert .8 < sum(fitting)/300 < 1, 'all but those with a typing error'
+
 def test_only_the_fields_asked_for():
     rows = flights.incomplete_rows(50, fields=('date', 'origin'))
     assert {json.loads(row['messages'][2]['content'])['missing'][0] for row in rows} == {'date', 'origin'}
     for bad in ((), ('currency',)):
         with pytest.raises(ValueError, match='max_price'): flights.incomplete_rows(1, fields=bad)
-    with pytest.raises(ValueError, match="'train' or 'test'"): flights.rows(1, 'dev')
+    with pytest.raises(ValueError, match='train, test, validation'): flights.rows(1, 'dev')
 
 def test_same_seed_same_rows():
     assert incomplete_requests(20, 'train', 1) == incomplete_requests(20, 'train', 1) != incomplete_requests(20, 'train', 2)
