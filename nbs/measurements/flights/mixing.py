@@ -15,7 +15,7 @@ here = Path(__file__).parent
 variants = dict(none={}, mix10=dict(general=.1), mix30=dict(general=.3), own10=dict(general=.1, own=True),
     slow=dict(rate=.25), slow_mix10=dict(rate=.25, general=.1), easy_first=dict(order='easy'), hard_first=dict(order='hard'),
     small=dict(part=.25), small_again=dict(part=.25, epochs=4), noisy10=dict(noise=.1), noisy30=dict(noise=.3))
-sizes = dict(cpu=dict(rows=48, batch_size=4, test_rows=16, tokens=512),
+sizes = dict(cpu=dict(rows=32, batch_size=4, test_rows=10, tokens=256),
              gpu=dict(rows=2048, batch_size=16, test_rows=400, tokens=16384))
 columns = ('variant seed rows general noise order epochs steps learning_rate minutes exact_match low high requests test_loss '
            'faq_before faq prose_before prose model error profile device versions date').split()
