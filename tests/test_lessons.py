@@ -38,6 +38,18 @@ def a_small_gain_needs_ten_times_the_rows(v): return v['0.02'] > 10*v['0.1']
 @claim('08', 'forgetting')
 def ia3_forgets_less_than_lora(v): return v['ia3'] < v['lora']
 
+@claim('08b', 'luck')
+def the_best_of_twenty_looks_better_than_one(v): return v['20'] > v['5'] > v['1']
+
+@claim('08c', 'forgetting')
+def what_is_mixed_in_stays(v): return v['30%, from the measured rows'] < v['30% general rows'] < v['task rows only']
+
+@claim('08d', 'domain')
+def specialising_reads_better(v): return v['specialised'] < v['before']
+
+@claim('08d', 'json_loss')
+def instructing_halves_the_loss(v): return v['instructed'] < v['specialised']/2
+
 @claim('09', 'kernel_gain')
 def flash_is_four_times_faster_at_every_length(v): return min(gains['flash_attention_2'] for gains in v.values()) > 4
 

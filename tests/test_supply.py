@@ -11,7 +11,7 @@ lock_text = (root/'requirements.lock').read_text()
 
 def pins(text): return {plain(name): version for name,version in re.findall(r'^([\w.-]+)==([^\s\\]+)', text, re.M)}
 constraints, lock = pins((root/'constraints.txt').read_text()), pins(lock_text)
-all_extras = ['data', 'eval', 'lab', 'pairs', 'site', 'test']
+all_extras = ['data', 'eval', 'lab', 'pairs', 'search', 'site', 'test']
 brought_by_torch = re.compile(r'nvidia-|cuda-|triton$') # on Linux, by the wheels with CUDA
 model = re.search(r'^MODEL := (\S+)==(\S+)$', (root/'Makefile').read_text(), re.M).groups()
 
