@@ -23,9 +23,9 @@ def group_gap(
     real, groups = means(pooled), list(scores)
     chance = [np.ptp(means(rng.permutation(pooled))) for _ in range(draws)]
     p = (1 + sum(gap >= np.ptp(real) - 1e-12 for gap in chance))/(1 + draws) # the real order is one of the shuffles
-    return dict(gap=float(np.ptp(real)), lowest=groups[real.argmin()], highest=groups[real.argmax()], p=p)
+    return dict(gap=float(np.ptp(real)), lowest=groups[real.argmin()], highest=groups[real.argmax()], p=float(p))
 
-# %% ../../nbs/01j_audit.ipynb #01j-046
+# %% ../../nbs/01j_audit.ipynb #01j-047
 # HIPAA Safe Harbor, 45 CFR 164.514(b)(2)(i): identifier -> what presidio calls it; None: it needs a pattern or a rule of yours
 safe_harbor = {
     'names': 'PERSON',
