@@ -38,7 +38,7 @@ def test_an_answer_that_leads_astray_is_refused(tmp_path, changed, why):
     assert len(api.asked) == 1
 
 def test_repair_changes_what_is_broken_and_nothing_else():
-    whole = ['naïve café, 40 €', 'x < 5 &amp; y', 'ＡＢ，全角', '👩\u200d🔬', 'क्\u200dष', 'a\n  b', '“quoted”', '']
+    whole = ['naïve café, 40 €', 'x < 5', 'write &lt;b&gt;', 'ＡＢ，全角', '👩\u200d🔬', 'क्\u200dष', 'a\n  b', '“quoted”', '']
     assert [repair(t) for t in whole] == whole
     broken = [t.encode().decode('cp1252') for t in ('Malmö', 'don’t', '40 €')] + ['e\u0301', 'in\xadvoice', '40\xa0€', '\ufeffHi']
     assert [repair(t) for t in broken] == ['Malmö', 'don’t', '40 €', 'é', 'invoice', '40 €', 'Hi']
