@@ -66,9 +66,9 @@ window.look = (() => {
 
   // A page is a run that went well: no traceback, and no warnings or progress bars, which go to stderr.
   const noise = () => few(all('.cell-output-error, .cell-output-stderr').map(where));
-  const isDark = () => luminance(background(document.body)) < .2;
+  const isDark = (where = 'body') => { below = new Map(); return luminance(background(document.querySelector(where))) < .2; };
   const characters = () => document.querySelector('main').innerText.length;
-  const aspects = { links, ids, brokenImages, noise, unlabelled, faintFigures, wrapped, typeset, screens, overflow, small, faint, characters, dark: isDark };
+  const aspects = { links, ids, brokenImages, noise, unlabelled, faintFigures, wrapped, typeset, screens, overflow, small, faint, characters, dark: () => isDark() };
   const at = (names = Object.keys(aspects)) => { below = new Map(); shown = new Map(); return Object.fromEntries(names.map(n => [n, aspects[n]()])); };
-  return { isDark: () => at(['dark']).dark, at };
+  return { isDark, at };
 })();

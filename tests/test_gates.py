@@ -9,7 +9,7 @@ import pytest
 import house
 from house import cells, code_cells, lessons, modules, notebooks, place, prose_cells, text
 
-LINE, LONG_CELL, CELLS, EXPORTED = 130, 40, 120, 500
+LINE, LONG_CELL, CELLS, EXPORTED, FIGURE = 130, 40, 120, 500, 200_000
 file = Path(__file__).with_name('exceptions.toml')
 
 def name(path): return path.relative_to(house.root).as_posix()
@@ -81,15 +81,27 @@ def records(cell, lesson):
     if not (isinstance(call, ast.Call) and getattr(call.func, 'id', '') == 'record'): return False
     return lesson.startswith('_') or ast.unparse(call.args[0]) == repr(lesson)
 
-def unlabelled_figures():
-    "A cell that shows a figure says what it is: `#| fig-cap:` in a line, and `#| fig-alt:` for those who do not see it."
+def figures():
+    "The cells that show figures: notebook, cell, the size of the largest in characters."
     for path in notebooks():
         for cell in code_cells(path):
-            if not any(kind.startswith('image/') for o in cell.get('outputs', ()) for kind in o.get('data', ())): continue
-            missing = [o for o in ('fig-cap', 'fig-alt') if not re.search(rf'^#\| *{o}: *\S', text(cell), re.M)]
-            if missing: yield name(path), f"cell {cell['id']}: no #| {': and no #| '.join(missing)}:"
+            shown = [o['data'].items() for o in cell.get('outputs', ()) if 'data' in o]
+            sizes = [len(''.join(data)) for items in shown for kind,data in items if kind.startswith('image/')]
+            if sizes: yield path, cell, max(sizes)
 
-gates = [long_lines_of_code, long_lines_of_prose, long_cells, full_notebooks, looks_ahead, anatomy, unlabelled_figures]
+def heavy_figures():
+    "A figure has at most 200,000 characters in its notebook; of thousands of shapes, `rasterized=True` makes one."
+    for path,cell,size in figures():
+        if size > FIGURE: yield name(path), f"cell {cell['id']}: {size:,} characters"
+
+def unlabelled_figures():
+    "A cell that shows a figure says what it is: `#| fig-cap:` in a line, and `#| fig-alt:` for those who do not see it."
+    for path,cell,_ in figures():
+        missing = [o for o in ('fig-cap', 'fig-alt') if not re.search(rf'^#\| *{o}: *\S', text(cell), re.M)]
+        if missing: yield name(path), f"cell {cell['id']}: no #| {': and no #| '.join(missing)}:"
+
+gates = [long_lines_of_code, long_lines_of_prose, long_cells, full_notebooks, looks_ahead, anatomy,
+    heavy_figures, unlabelled_figures]
 
 def counted(gate):
     "Where a gate is broken, and how often."
@@ -112,7 +124,7 @@ def notebook(path, *prose, **code):
     made = [dict(cell_type='markdown', id=f'p{i}', metadata={}, source=[source]) for i,source in enumerate(prose)]
     made += [dict(cell_type='code', id=id, metadata=dict(tags=[id]), source=[source]) for id,source in code.items()]
     for cell in made:
-        if 'plot' in cell['source'][0]: cell['outputs'] = [dict(data={'image/svg+xml': ['<svg/>']})]
+        if 'plot' in cell['source'][0]: cell['outputs'] = [dict(data={'image/svg+xml': ['<svg>', ' '*FIGURE, '</svg>']})]
     path.write_text(json.dumps(dict(cells=made)))
 
 @pytest.fixture
@@ -136,7 +148,8 @@ def plant(folder):
         high='x\n' * 41, exported='#| export\n' + 'x = 1\n' * 501, ahead='from ftcook.late import later',
         drawn='#| fig-cap: A loaf.\nplot()',
         **{f'more{i}': 'x' for i in range(120)}, last="record('02_late')")
-    return dict(long_lines_of_code=1, long_lines_of_prose=1, long_cells=2, full_notebooks=2, anatomy=6, unlabelled_figures=1)
+    return dict(long_lines_of_code=1, long_lines_of_prose=1, long_cells=2, full_notebooks=2, anatomy=6,
+        heavy_figures=1, unlabelled_figures=1)
 
 def test_every_gate_finds_what_is_planted(faulty):
     found = {gate.__name__: counted(gate) for gate in gates}

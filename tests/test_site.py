@@ -308,5 +308,5 @@ def test_the_theme_can_be_switched(chromium, site):
     page.locator('.quarto-color-scheme-toggle').first.click()
     page.wait_for_function(is_dark)
     page.reload()
-    assert page.evaluate(is_dark)
+    assert page.evaluate(is_dark) and page.evaluate('look.isDark("#quarto-search input")')
     page.close()
