@@ -1,4 +1,4 @@
-"""Know your machine, meet the model, and tune it for the first time in about a minute.
+"""Know your machine, meet the model, and tune it for the first time in a minute or two.
 
 Docs: https://ftcook.github.io/ftcook/setup.html.md"""
 

@@ -8,7 +8,7 @@ import argparse, gc, itertools, json, os, statistics, subprocess, sys, time
 from pathlib import Path
 from fastcore.basics import AttrDict
 from ftcook.bench import device_name, label, merge_rows
-from ftcook.outputs import write_output
+from ftcook.outputs import ends_cleanly, write_output
 from ftcook.runtime import load_settings, quiet, run_folder
 from ftcook.tasks import get_task, parse_answer
 import methods as single
@@ -178,7 +178,12 @@ if __name__ == '__main__':
         own = [sys.executable, __file__, *sys.argv[1:], '--lane']
         def seeing(card): return os.environ | (dict(CUDA_VISIBLE_DEVICES=str(card)) if args.cards > 1 else {})
         def on(card): return subprocess.Popen(own, env=seeing(card))
-        for process in [on(card) for card in range(args.cards)]: process.wait()
+        lanes = [on(card) for card in range(args.cards)]
+        try:
+            with ends_cleanly():
+                for process in lanes: process.wait()
+        finally: # of those that a signal leaves running
+            for process in lanes: process.terminate()
         rows = collect(work, args.table)
         failed = [r for r in rows if r['error']]
         print(f'{len(rows)} runs measured, {len(failed)} failed', *(f"{r['method']}: {r['error']}" for r in failed), sep='\n')
