@@ -26,8 +26,8 @@ def own_trainer(kind, config, model, tokenizer, rows, settings, folder, **kwargs
     model.set_adapter('default')
     start = {name: p.detach().clone() for name,p in model.named_parameters() if p.requires_grad}
     no_telemetry()
-    args = config(**trainer_defaults(settings, folder), beta=settings.beta, max_length=settings.max_length, num_train_epochs=1,
-                  warmup_steps=3, **kwargs)
+    own = dict(beta=settings.beta, max_length=settings.max_length, num_train_epochs=1, warmup_steps=3)
+    args = config(**{**trainer_defaults(settings, folder), **own, **kwargs})
     trainer = kind(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     train_in_float32(trainer.model, start)
     return trainer
