@@ -7,9 +7,6 @@ Docs: https://ftcook.github.io/ftcook/audit.html.md"""
 # %% auto #0
 __all__ = ['safe_harbor', 'group_gap', 'uncovered']
 
-# %% ../../nbs/01j_audit.ipynb #01j-006
-import numpy as np
-
 # %% ../../nbs/01j_audit.ipynb #01j-014
 def group_gap(
     scores:dict, # group -> list of numbers, one per name
@@ -17,6 +14,7 @@ def group_gap(
     seed:int=0, # of the shuffles
 )->dict: # gap, lowest, highest, and p: the share of shuffles with a gap as large
     "The largest difference between two groups' means, and how often chance makes one."
+    import numpy as np
     sizes, pooled = [len(v) for v in scores.values()], np.concatenate([np.asarray(v, float) for v in scores.values()])
     cuts, rng = np.cumsum(sizes)[:-1], np.random.default_rng(seed)
     def means(values): return np.array([part.mean() for part in np.split(values, cuts)])
