@@ -43,7 +43,8 @@ def work(name, path, trials, settings, worker):
     "Take trials from a study until it has enough of them."
     quiet()
     from ftcook.search import PruneCallback, go_on, open_study, search_space
-    study = open_study(path, name, settings.seed + 1000*worker, random=name == 'random', alone=False)
+    seed = settings.seed + 1000*worker + 500*(name == 'random') # else both studies begin with the same draws
+    study = open_study(path, name, seed, random=name == 'random', alone=False)
     def objective(trial):
         chosen = search_space(trial, settings.learning_rate)
         return list(losses(train(settings, chosen, settings.seed, [PruneCallback(trial)])).values())[-1]
