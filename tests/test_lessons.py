@@ -42,7 +42,7 @@ def ia3_forgets_less_than_lora(v): return v['ia3'] < v['lora']
 def the_best_of_twenty_looks_better_than_one(v): return v['20'] > v['5'] > v['1']
 
 @claim('08c', 'forgetting')
-def what_is_mixed_in_stays(v): return v['30%, from the measured rows'] < v['30% general rows'] < v['task rows only']
+def what_is_mixed_in_comes_back(v): return v['+ 4 requests, 4 general rows'] < v['+ 8 requests']
 
 @claim('08d', 'domain')
 def specialising_reads_better(v): return v['specialised'] < v['before']

@@ -19,8 +19,6 @@ columns = ('study number state learning_rate r alpha_over_rank seed steps valida
 def train(settings, chosen, seed, callbacks=None):
     "One run with the chosen settings, evaluated on the validation split as it goes."
     import torch
-    from datasets import Dataset
-    from ftcook.data import to_prompt_completion
     from ftcook.lora import lora_config
     from ftcook.quantization import load_model
     from ftcook.runtime import load_tokenizer
@@ -29,13 +27,12 @@ def train(settings, chosen, seed, callbacks=None):
     tokenizer, model = load_tokenizer(settings.model), load_model(settings.model, dtype=settings.dtype)
     rows, steps = task.rows(size['rows'], 'train', settings.seed), size['rows']//size['batch_size']
     held_out = task.rows(size['validation_rows'], 'validation', settings.seed)
-    held_out = Dataset.from_list([to_prompt_completion(row) for row in held_out])
     with tempfile.TemporaryDirectory() as folder:
         args = sft_config(settings, folder, seed=seed, learning_rate=chosen['learning_rate'], disable_tqdm=True,
             per_device_train_batch_size=size['batch_size'], per_device_eval_batch_size=50, eval_strategy='steps',
             eval_steps=steps//size['evaluations'])
         torch.manual_seed(seed)
-        trainer = sft_trainer(model, tokenizer, rows, args, lora_config(chosen['r'], chosen['lora_alpha']), eval_dataset=held_out,
+        trainer = sft_trainer(model, tokenizer, rows, args, lora_config(chosen['r'], chosen['lora_alpha']), validation=held_out,
                               callbacks=callbacks)
         trainer.train()
     return trainer
@@ -46,7 +43,8 @@ def work(name, path, trials, settings, worker):
     "Take trials from a study until it has enough of them."
     quiet()
     from ftcook.search import PruneCallback, go_on, open_study, search_space
-    study = open_study(path, name, settings.seed + 1000*worker, random=name == 'random', alone=False)
+    seed = settings.seed + 1000*worker + 500*(name == 'random') # else both studies begin with the same draws
+    study = open_study(path, name, seed, random=name == 'random', alone=False)
     def objective(trial):
         chosen = search_space(trial, settings.learning_rate)
         return list(losses(train(settings, chosen, settings.seed, [PruneCallback(trial)])).values())[-1]
@@ -128,4 +126,5 @@ if __name__ == '__main__':
         quiet()
         cards = [i % args.gpus for i in range(args.gpus*args.at_once)] or [None]*args.at_once
         studies = {name: run_study(name, args, settings, cards) for name in ('tpe', 'random')}
+        if not any(t.state.name == 'COMPLETE' for t in studies['tpe'].trials): sys.exit('no trial came to its end')
         run_finals(studies['tpe'], args, settings, cards)
