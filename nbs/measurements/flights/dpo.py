@@ -18,8 +18,11 @@ def tuned(settings):
     "Lesson 04's adapter; trained if it is not there."
     folder = run_folder(settings.profile)/'adapters'/task.name
     if not (folder/'adapter_config.json').exists():
-        from ftcook.sft import train_task
-        train_task(task, settings, folder, disable_tqdm=True)
+        code = ('from ftcook.runtime import load_settings; from ftcook.sft import train_task; '
+                'from ftcook.tasks.flights import task; '
+                f'train_task(task, load_settings({settings.profile!r}), {str(folder)!r}, disable_tqdm=True)')
+        # on one card: with several, the trainer would split each batch over them
+        subprocess.run([sys.executable, '-c', code], env=os.environ | dict(CUDA_VISIBLE_DEVICES='0'), check=True)
     return folder
 
 def rates(model, tokenizer, settings):
