@@ -53,6 +53,7 @@ def launch_us(
     n:int=10_000, # tiny additions
 )->float: # microseconds
     "What starting one operation costs the processor; on a CPU, the operation too."
+    number('n', n, 1, whole=True)
     x = torch.zeros(1, device='cuda' if torch.cuda.is_available() else 'cpu')
     start = time.perf_counter()
     for _ in range(n): x.add_(1)

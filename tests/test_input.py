@@ -9,7 +9,7 @@ from ftcook.cost import age_days, break_even, compare, estimate, with_interrupti
 from ftcook.comparisons import pairs_needed, power, users_needed
 from ftcook.evaluation import EvalReport, bootstrap, gate, paired, proportion, score_each
 from ftcook.judge import ask, judge, judge_client
-from ftcook.memory import StepTimesCallback, measure_run, step_timeline
+from ftcook.memory import StepTimesCallback, launch_us, measure_run, step_timeline
 from ftcook.planning import (calibration, checkpointed, fastest, fit_speed, gpu_offers, price_columns, step_work, token_seconds,
     useful_share)
 from ftcook.runs import Run, random_rows, row_lengths, word_tokenizer
@@ -78,7 +78,8 @@ arguments = [
     (partial(useful_share, batch=4), 'lengths', ([], [0], [1.5])), (partial(useful_share, [1, 2]), 'batch', (0, 1.5)),
     (partial(token_seconds, run, gpu=h100, factors=calibration()), 'lengths', ([], [0])),
     (partial(fit_speed, [step_work(run)], gpu=h100), 'seconds', ([], [0], [nan])),
-    (word_tokenizer, 'words', (0, 3)), (partial(row_lengths, longest=9, rows=2), 'lengths', ('exponential-0', 'normal')),
+    (launch_us, 'n', (0, 1.5)), (word_tokenizer, 'words', (0, 3)),
+    (partial(row_lengths, longest=9, rows=2), 'lengths', ('exponential-0', 'normal')),
     (partial(row_lengths, 'fixed', rows=2), 'longest', (0,)), (partial(row_lengths, 'fixed', 9), 'rows', (-1, 1.5)),
     (partial(random_rows, run), 'steps', (0, 1.5)), (partial(random_rows, run, 1), 'words', (3,)),
     (StepTimesCallback, 'warmup', (0,)), (StepTimesCallback, 'steps', (0,)), (StepTimesCallback, 'seconds', (-1,)),
