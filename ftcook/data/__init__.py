@@ -1,4 +1,4 @@
-"""Training data: get, check, scrub, clean, split, audit, see what the loss counts. A face: each part has a lesson and a module."""
+"""Training data: get, check, scrub, clean, split, audit, and see what the loss counts. Each part has a lesson and a module."""
 from . import audit, check, clean, labels, mask, pii, sourcing, splits
 from .audit import *  # noqa: F403
 from .check import *  # noqa: F403
