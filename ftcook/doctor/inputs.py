@@ -61,11 +61,15 @@ def _check_each_row(data):
         where = dict(file=data.name, line=first.line)
         yield Finding('bad_rows', 'certain', said, where, fix=remedies[code], title=code.replace('_', ' '))
 
-def _pieces(data):
-    "(row, text, start, end) of every piece of text; pieces overlap, so that nothing is missed between two of them."
+def _spans(text):
+    "(start, end) of the pieces of a text, which overlap, so that nothing is missed between two of them."
     size = limits().text
+    return [(start, start + size + 1000) for start in range(0, max(1, len(text)), size)]
+
+def _pieces(data):
+    "(row, text, start, end) of every piece of text."
     for i,text in ((i, text) for i,row in enumerate(data.rows) for text in _texts(row)):
-        for start in range(0, max(1, len(text)), size): yield i, text, start, start + size + 1000
+        for start,end in _spans(text): yield i, text, start, end
 
 # %% ../../nbs/13c_inputs.ipynb #13c-pii
 @functools.lru_cache(256) # roles, and answers such as "Yes."
@@ -75,11 +79,10 @@ def _kinds(piece):
     return found + [(m.start(), 'email') for m in email_pattern.finditer(piece) if not _reserved.search(m[0])]
 
 def _secrets(row):
-    "Kinds of secrets and personal data in a row, all of which `ftcook.data.scrub` replaces; pieces of a long text overlap."
-    size = limits().text
+    "Kinds of secrets and personal data in a row, all of which `ftcook.data.scrub` replaces."
     for text in texts_inside(row):
-        for at in range(0, max(1, len(text)), size):
-            yield from (kind for start,kind in _kinds(text[at:at+size+1000]) if start < size)
+        for start,end in _spans(text): # what begins in the overlap is found in the next piece
+            yield from (kind for at,kind in _kinds(text[start:end]) if at < limits().text)
 
 # %% ../../nbs/13c_inputs.ipynb #13c-l01
 def _few(n, total): return n <= max(1, thresholds.repeated_share*total)
@@ -110,8 +113,9 @@ def _check_secrets(data):
     kinds, places, left = Counter(), {}, limits().secrets
     for i,row in enumerate(data.rows):
         left -= len(str(row))
-        if left < 0: data.cut += f"{'; ' if data.cut else ''}keys and passwords were looked for in the first {i:,} rows"
-        if left < 0: break
+        if left < 0:
+            data.cut += f"{'; ' if data.cut else ''}keys and passwords were looked for in the first {i:,} rows"
+            break
         for kind in itertools.islice(_secrets(row), 20):
             kinds[kind] += 1
             places.setdefault(kind, i)
