@@ -7,9 +7,10 @@ Docs: https://ftcook.github.io/ftcook/setup.html.md"""
 # %% auto #0
 __all__ = ['libraries', 'unasked', 'knobs', 'model_package', 'shapes', 'palette', 'versions', 'no_telemetry', 'quiet', 'table',
            'Machine', 'attention_implementations', 'machine', 'SettingsError', 'default_profile', 'load_settings',
-           'brief', 'number', 'one_of', 'cache_folder', 'embedded_model', 'match_name', 'model_path', 'load_pretrained',
-           'load_tokenizer', 'find_model', 'model_config', 'chat', 'repository', 'run_folder', 'metrics_file', 'record',
-           'plot_style', 'Markdown', 'timing', 'Part', 'course_parts', 'find_part']
+           'brief', 'number', 'one_of', 'cache_folder', 'embedded_model', 'match_name', 'keep_freed_memory',
+           'model_path', 'load_pretrained', 'load_tokenizer', 'find_model', 'model_config', 'chat', 'repository',
+           'run_folder', 'metrics_file', 'record', 'plot_style', 'Markdown', 'timing', 'Part', 'course_parts',
+           'find_part']
 
 # %% ../nbs/00_setup.ipynb #00-009
 import configparser, csv, importlib.metadata, importlib.util, json, numbers, os, platform, reprlib, shutil, sys
@@ -309,6 +310,16 @@ def _with_weights(name):
     except ValueError as e: near = str(e).split('not known. ')[-1]
     raise ValueError(f"model {name!r}: not in the hub's cache, and the hub does not answer. {near}; a local folder works too")
 
+# %% ../nbs/00_setup.ipynb #00-m02
+def keep_freed_memory():
+    "On Linux, let the C library keep the memory of tensors that are gone, for the next ones."
+    if sys.platform != 'linux': return
+    import ctypes
+    trim_threshold, mmap_max = -1, -4 # of glibc's malloc.h
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', lambda *_: None) # musl has none
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
+
 # %% ../nbs/00_setup.ipynb #00-039c
 def model_path(
     name:str='embedded', # 'embedded', a hub id, or a local folder
@@ -323,6 +334,7 @@ def load_pretrained(
 ): # what `kind` loads
     "Load from a folder without any request, from the hub only by its id, and never run code that comes with a model."
     no_telemetry()
+    keep_freed_memory()
     place = model_path(name)
     local = Path(place).is_dir() or _in_hub_cache(place) and not _hub_answers(place)
     try: return kind.from_pretrained(place, **dict(local_files_only=local) | kwargs, trust_remote_code=False)
