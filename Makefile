@@ -67,7 +67,7 @@ licences: $(VENV)/ready
 	$(BIN)/python .ci/licences.py
 
 course: $(VENV)/ready
-	$(BIN)/ftcook course --profile cpu
+	$(BIN)/ftcook course --profile cpu --jobs $(JOBS)
 
 gates: $(VENV)/ready
 	bash .ci/gates
