@@ -128,4 +128,14 @@ def test_a_run_belongs_to_one_lane_and_waits_for_its_start(sweep, tmp_path):
 def test_rates_and_seeds_reach_the_settings(sweep, settings):
     s = sweep.for_job(settings, sweep.sizes['cpu'], ('full', 3, 2))
     assert (s.seed, s.batch_size) == (2, 4) and sweep.rate('full', s) == pytest.approx(3*.1*settings.learning_rate)
-    assert sweep.rate('dpo', s) == 3*settings.dpo_learning_rate
+    assert sweep.rate('dpo', s) == pytest.approx(settings.learning_rate, rel=1e-3), 'a third of LoRA\'s, times 3'
+
+def test_a_sweep_goes_on_where_its_table_stopped(sweep, tmp_path):
+    jobs = sweep.all_jobs(['lora', 'dpo'], [1, 3], [0, 1])
+    known = {('cpu', 'lora', '1', '0'), ('cpu', 'lora', '1', '1'), ('cpu', 'lora', '3', '0'), ('cpu', 'dpo', '1', '0')}
+    (tmp_path/'rows').mkdir()
+    starting, left = sweep.to_do(jobs, known, 'cpu', tmp_path)
+    assert starting == [('lora', 1, 0), ('lora', 1, 1)] and left == [('dpo', 1, 1), ('lora', 3, 1), ('dpo', 3, 0), ('dpo', 3, 1)]
+    sweep.row_file(tmp_path, ('lora', 1, 0)).write_text('{}')
+    assert sweep.to_do(jobs, known, 'cpu', tmp_path)[0] == [('lora', 1, 1)]
+    assert sweep.to_do(jobs, known, 'gpu', tmp_path)[1] == jobs

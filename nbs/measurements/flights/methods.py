@@ -15,8 +15,8 @@ columns = ('method start trainable peak_gib minutes artifact_mib exact_match low
 sizes = dict(cpu=dict(rows=160, batch_size=4, shots=3, grpo_steps=12, grpo=dict()),
              gpu=dict(rows=4096, batch_size=16, shots=3, grpo_steps=60,
                       grpo=dict(per_device_train_batch_size=64, num_generations=8)))
-# learning rate as a multiple of LoRA's; DPO keeps that of lesson 06b
-rates = dict(full=.1, lora_slow=.25, ia3=5, grpo=.01, grpo_fast=.1)
+# learning rate as a multiple of LoRA's
+rates = dict(full=.1, lora_slow=.25, ia3=5, dpo=1/3, grpo=.01, grpo_fast=.1)
 starts = dict(dpo='lora', grpo='lora', grpo_fast='lora')  # the method whose adapter it goes on from
 
 def peak_gib():
@@ -75,7 +75,8 @@ def train_dpo(method, model, tokenizer, rows, settings, folder):
     model = started(model, folder.parent/starts[method])
     pairs = sampled_pairs(model, tokenizer, rows, settings)
     print(len(pairs), 'pairs', flush=True)
-    return dpo_trainer(model, tokenizer, pairs, asking_config(settings, folder, disable_tqdm=True))
+    rate = settings.learning_rate*rates[method]
+    return dpo_trainer(model, tokenizer, pairs, asking_config(settings, folder, learning_rate=rate, disable_tqdm=True))
 
 def measure(method, settings, size):
     "One method, from loading the model to its score, as a row of methods.csv."

@@ -2,12 +2,14 @@
 
     python nbs/measurements/flights/sweep.py [--cards 4] [--minutes 8]
 
-One run at a time on each card, so that times and memory are its own. A sweep that was stopped goes on where it was; what
-is missing after `--minutes` is measured by the next call. Rows go to sweep.csv."""
-import argparse, gc, itertools, json, os, statistics, subprocess, sys, time
+One run at a time on each card, so that times and memory are its own. What sweep.csv has without an error is not measured
+again, unless --again is given; what is missing after `--minutes` is measured by the next call, on this machine or another.
+DPO, GRPO and distillation start from the LoRA model of their seed: where its adapter is not at hand, it is trained again, and
+its row is kept as it was."""
+import argparse, functools, gc, itertools, json, os, statistics, subprocess, sys, time
 from pathlib import Path
 from fastcore.basics import AttrDict
-from ftcook.bench import device_name, label, merge_rows
+from ftcook.bench import device_name, label, merge_rows, read_table
 from ftcook.outputs import ends_cleanly, write_output
 from ftcook.runtime import load_settings, quiet, run_folder
 from ftcook.tasks import get_task, parse_answer
@@ -77,7 +79,7 @@ def with_examples(rows, examples):
     shots = [turn for row in examples for turn in row['messages'][1:]]
     return [dict(row, messages=[row['messages'][0], *shots, *row['messages'][1:]]) for row in rows]
 
-known = {} # perplexity of each base, which is the same for all runs
+base_perplexity = {} # of each storage, which is the same for all runs
 
 def measure(job, settings, size, work):
     "One run, from loading the model to its score."
@@ -95,7 +97,7 @@ def measure(job, settings, size, work):
     torch.manual_seed(seed)
     model = load_model(settings.model, quantize=quantize, dtype=settings.dtype)
     def general(): return perplexity(model, tokenizer, single.general_text(), settings.perplexity_tokens)
-    if quantize not in known: known[quantize] = general()
+    if quantize not in base_perplexity: base_perplexity[quantize] = general()
     if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
     begin = time.perf_counter()
     if method not in once: model = trained(job, model, tokenizer, rows, settings, size, work)
@@ -105,19 +107,17 @@ def measure(job, settings, size, work):
     found = {k: score(model, tokenizer, v, settings, task)['exact_match'] for k,v in splits.items()}
     return dict(rows=0 if method in once else len(rows), learning_rate=0 if method in once else rate(method, settings),
         validation=round(found['validation'], 4), validation_requests=size['validation'], exact_match=round(found['test'], 4),
-        requests=size['test'], forgetting=round(general()/known[quantize], 3), minutes=round(minutes, 3),
+        requests=size['test'], forgetting=round(general()/base_perplexity[quantize], 3), minutes=round(minutes, 3),
         peak_gib=round(peak, 2), step_ms=round(step_ms(model), 2))
 
 def rate(method, settings):
     "The learning rate that a run has, in `settings` that carry its factor."
-    if method == 'dpo': return settings.dpo_learning_rate
     return float(f'{settings.learning_rate*single.rates.get(method, 1):.3g}')
 
 def for_job(settings, size, job):
     "The settings of one run."
     _, factor, seed = job
-    rates = {name: settings[name]*factor for name in ('learning_rate', 'dpo_learning_rate')}
-    return AttrDict(settings | dict(rates, seed=seed, batch_size=size['batch_size']))
+    return AttrDict(settings | dict(learning_rate=settings.learning_rate*factor, seed=seed, batch_size=size['batch_size']))
 
 def row_file(work, job): return work/'rows'/f'{job[0]}-{job[1]:g}-{job[2]}.json'
 
@@ -131,6 +131,12 @@ def ready(work, job):
     "Is what it starts from there?"
     method, _, seed = job
     return method not in starts or row_file(work, (starts[method], 1, seed)).exists()
+
+def to_do(jobs, done, profile, work):
+    "The jobs that are not done yet, and before them the runs that they start from where the adapter is not at hand."
+    left = [job for job in jobs if (profile, job[0], f'{job[1]:g}', str(job[2])) not in done]
+    starting = {(starts[method], 1, seed) for method,_,seed in left if method in starts} - set(left)
+    return sorted(job for job in starting if not row_file(work, job).exists()), left
 
 def lane(profile, jobs, work, seconds):
     "Measure one run after the other, until none is left or the time is over."
@@ -150,9 +156,9 @@ def lane(profile, jobs, work, seconds):
         print(*job, row['exact_match'], row['minutes'], row['error'], flush=True)
         write_output(row_file(work, job), json.dumps(row))
 
-def collect(work, table):
-    "All rows that were measured, into the table."
-    rows = [json.loads(f.read_text()) for f in sorted((work/'rows').glob('*.json'))]
+def collect(work, table, jobs):
+    "The rows of these jobs, as far as they were measured, into the table."
+    rows = [json.loads(f.read_text()) for f in map(functools.partial(row_file, work), jobs) if f.exists()]
     merge_rows(table, rows, key)
     return rows
 
@@ -165,16 +171,21 @@ if __name__ == '__main__':
     parser.add_argument('--factors', type=float, nargs='+', default=[1, 1/3, 3], help='of the usual learning rate')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--table', type=Path, default=Path(__file__).parent/'sweep.csv')
+    parser.add_argument('--again', action='store_true', help='measure what the table has already, too')
     parser.add_argument('--lane', action='store_true', help=argparse.SUPPRESS)
     args = parser.parse_args()
     profile = load_settings(args.profile).profile
     work, jobs = run_folder(profile)/'sweep', all_jobs(args.methods, [round(f, 3) for f in args.factors], args.seeds)
     (work/'rows').mkdir(parents=True, exist_ok=True)
-    if args.lane: lane(profile, jobs, work, 60*args.minutes)
+    done = set() if args.again else {tuple(r[k] for k in key) for r in read_table(args.table) if not r['error']}
+    starting, left = to_do(jobs, done, profile, work)
+    if args.lane: lane(profile, starting + left, work, 60*args.minutes)
     else:
+        if args.again:
+            for f in (row_file(work, job) for job in left): f.unlink(missing_ok=True)
         for f in work.glob('rows/*.claim'): # of runs that were stopped, or failed
-            done = f.with_suffix('.json')
-            if not done.exists() or json.loads(done.read_text())['error']: f.unlink()
+            row = f.with_suffix('.json')
+            if not row.exists() or json.loads(row.read_text())['error']: f.unlink()
         own = [sys.executable, __file__, *sys.argv[1:], '--lane']
         def seeing(card): return os.environ | (dict(CUDA_VISIBLE_DEVICES=str(card)) if args.cards > 1 else {})
         def on(card): return subprocess.Popen(own, env=seeing(card))
@@ -184,6 +195,6 @@ if __name__ == '__main__':
                 for process in lanes: process.wait()
         finally: # of those that a signal leaves running
             for process in lanes: process.terminate()
-        rows = collect(work, args.table)
+        rows = collect(work, args.table, left)
         failed = [r for r in rows if r['error']]
         print(f'{len(rows)} runs measured, {len(failed)} failed', *(f"{r['method']}: {r['error']}" for r in failed), sep='\n')
