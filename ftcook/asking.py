@@ -6,16 +6,19 @@ Docs: https://ftcook.github.io/ftcook/asking.html.md"""
 
 # %% auto #0
 __all__ = ['Inventions', 'invention_rate', 'invention_pairs', 'needless_questions', 'preference_pairs', 'asking_rows',
-           'teach_asking', 'asking_config', 'train_preferences']
+           'teach_asking', 'asking_config', 'train_preferences', 'train_asking']
 
 # %% ../nbs/06b_asking.ipynb #06b-008
 import random
 from pathlib import Path
+import torch
 from trl import DPOConfig, DPOTrainer
 from .dpo import dpo_config, dpo_trainer, save_policy, train_on_rows
 from .inference import load_adapter
+from .lora import lora_config
+from .quantization import load_model
 from .runtime import load_tokenizer, run_folder
-from .sft import generate_batch
+from .sft import generate_batch, sft_config, sft_trainer
 from .tasks import clarify, get_task, interval, is_clarification, json_object
 
 # %% ../nbs/06b_asking.ipynb #06-016
@@ -79,15 +82,11 @@ def preference_pairs(
 
 # %% ../nbs/06b_asking.ipynb #06b-044
 def asking_rows(
-    task, # for `get_task`; it has `incomplete_rows`
+    task, # for `get_task`; it has `twin_rows`
     settings, # from `load_settings`: ask_rows, seed
 )->list: # rows in messages format
-    "Examples of asking and of not asking, as many of each, shuffled."
-    task, half = get_task(task), settings.ask_rows//2
-    rows = task.incomplete_rows(half, 'train', settings.seed + 5)
-    rows += task.rows(settings.ask_rows - half, 'train', settings.seed + 6)
-    random.Random(settings.seed).shuffle(rows)
-    return rows
+    "Examples of not asking and of asking, in twins."
+    return get_task(task).twin_rows(settings.ask_rows, 'train', settings.seed + 5)
 
 def teach_asking(
     model, # a `PeftModel` whose adapter is called 'default'
@@ -114,14 +113,14 @@ def asking_config(
 
 # %% ../nbs/06b_asking.ipynb #06-060
 def train_preferences(
-    task, # for `get_task`; it has `incomplete_rows`
+    task, # for `get_task`; it has `incomplete_rows` and `twin_rows`
     settings, # from `load_settings`
     output_dir:str|Path, # logs; the finished adapter lands here too
     model=None, # the SFT model with its adapter; by default that of lesson 04
     callbacks:list|None=None, # passed to the trainer of DPO
     **kwargs, # any argument of `DPOConfig`
 )->DPOTrainer: # after training; its `model` carries the adapter
-    "Teach the SFT model to ask for what is missing: pairs from its mistakes, a few rows, DPO, saved adapter."
+    "Teach the SFT model to ask for what is missing: pairs from its mistakes, twins as rows, DPO, saved adapter."
     task = get_task(task)
     tokenizer = load_tokenizer(settings.model)
     tuned = run_folder(settings.profile)/'adapters'/task.name
@@ -129,6 +128,24 @@ def train_preferences(
     pairs = preference_pairs(model, tokenizer, settings, task)
     if settings.ask_rows: model = teach_asking(model, tokenizer, asking_rows(task, settings), settings, output_dir).model
     trainer = dpo_trainer(model, tokenizer, pairs, asking_config(settings, output_dir, **kwargs), callbacks=callbacks)
+    trainer.train()
+    save_policy(trainer.model, output_dir)
+    return trainer
+
+# %% ../nbs/06b_asking.ipynb #06b-w02
+def train_asking(
+    task, # for `get_task`; it has `twin_rows`
+    settings, # from `load_settings`: train_rows, ask_rows, seed and those of lesson 04
+    output_dir:str|Path, # logs; the finished adapter lands here too
+    **kwargs, # any argument of `SFTConfig`
+):
+    "A fresh adapter from a task's own rows and the twins of `asking_rows` together."
+    task, tokenizer = get_task(task), load_tokenizer(settings.model)
+    rows = asking_rows(task, settings) + task.rows(settings.train_rows, 'train', settings.seed)
+    torch.manual_seed(settings.seed)
+    model = load_model(settings.model, quantize=settings.quantize, dtype=settings.dtype)
+    lora = lora_config(settings.rank, int(settings.alpha_over_rank*settings.rank))
+    trainer = sft_trainer(model, tokenizer, rows, sft_config(settings, output_dir, **kwargs), lora)
     trainer.train()
     save_policy(trainer.model, output_dir)
     return trainer

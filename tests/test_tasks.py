@@ -194,6 +194,30 @@ def test_only_the_fields_asked_for():
         with pytest.raises(ValueError, match='max_price'): flights.incomplete_rows(1, fields=bad)
     with pytest.raises(ValueError, match='train, test, validation'): flights.rows(1, 'dev')
 
+def test_twins_differ_in_what_is_left_out_alone():
+    rows = flights.twin_rows(400, seed=3)
+    assert rows == flights.twin_rows(400, seed=3) != flights.twin_rows(400, seed=4) and len(flights.twin_rows(5)) == 5
+    seen = set()
+    for whole,lacking in zip(rows[::2], rows[1::2]):
+        (said, known), (less, asks) = ([m['content'] for m in row['messages'][1:]] for row in (whole, lacking))
+        known, (missing,) = json.loads(known), json.loads(asks)['missing']
+        assert '{' not in said + less
+        for field in ('origin', 'destination'):
+            assert known[field] in said and (known[field] in less) == (field != missing), (said, less)
+        seen.add(missing)
+    assert seen == set(flights.request_fields)
+    for n,fields in ((2, ()), (2, ('currency',))):
+        with pytest.raises(ValueError, match='max_price'): flights.twin_rows(n, fields=fields)
+    with pytest.raises(ValueError, match='train'): flights.twin_rows(2, 'test')
+
+def test_no_twin_says_what_a_test_sentence_says():
+    from ftcook.tasks import flights as module
+    by_hand = ' | '.join(s for kind in (module._sentences, module._gaps) for split in kind.values() for some in split.values()
+                         for s in some)
+    plain = {s for some in (module._dates, module._prices, *module._half_routes.values()) for s in some}
+    free = {s for bank in (module._phrases, module._statements) for some in bank.values() for s in some if len(s.split()) > 2}
+    assert not {s for s in free - plain if s in by_hand}
+
 def test_same_seed_same_rows():
     assert incomplete_requests(20, 'train', 1) == incomplete_requests(20, 'train', 1) != incomplete_requests(20, 'train', 2)
 
@@ -204,6 +228,7 @@ def test_rows_are_as_they_were():
     assert fingerprint(flight_requests(300, 'test', 5)).startswith('5e482f75307e8290')
     assert fingerprint(incomplete_requests(100, 'test', 0)).startswith('d3a39dade832649f')
     assert fingerprint(incomplete_requests(100, 'train', 3, ('date', 'origin'))).startswith('a2b50a803e73d29c')
+    assert fingerprint(flights.twin_rows(100, 'train', 3)).startswith('1751e5b6ab9034f8')
 
 def test_a_task_is_light():
     import subprocess

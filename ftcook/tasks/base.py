@@ -215,6 +215,15 @@ def incomplete_rows(self:Task,
     "Requests that lack a field, with the question that they deserve."
     raise NotImplementedError(f'{type(self).__name__} has no incomplete requests')
 
+@patch
+def twin_rows(self:Task,
+    n:int, # how many; one of two is complete
+    split:str='train',
+    seed:int=0, # the same seed gives the same rows
+)->list: # a complete row, its twin that lacks a field, the next complete row
+    "Requests said once in full and once without a field."
+    raise NotImplementedError(f'{type(self).__name__} has no twins')
+
 # %% ../../nbs/01b_tasks.ipynb #01b-058
 @patch
 def score(self:Task,

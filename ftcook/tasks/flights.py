@@ -6,8 +6,8 @@ Docs: https://ftcook.github.io/ftcook/flights.html.md"""
 
 # %% auto #0
 __all__ = ['flight_schema', 'request_fields', 'task', 'openings', 'voices', 'Flights', 'city_names', 'training_sentence',
-           'date_text', 'price_text', 'flight_requests', 'incomplete_requests', 'confirmation', 'voice_of',
-           'sentence_of']
+           'date_text', 'price_text', 'flight_requests', 'incomplete_requests', 'twin_requests', 'confirmation',
+           'voice_of', 'sentence_of']
 
 # %% ../../nbs/01c_flights.ipynb #01c-h18
 import csv, functools, hashlib, importlib.resources, json, random, re
@@ -39,6 +39,10 @@ class Flights(Task):
     def incomplete_rows(self, n, split='train', seed=0, fields=None):
         "See `incomplete_requests`."
         return incomplete_requests(n, split, seed, request_fields if fields is None else fields)
+
+    def twin_rows(self, n, split='train', seed=0, fields=None, free=.7):
+        "See `twin_requests`."
+        return twin_requests(n, split, seed, request_fields if fields is None else fields, free)
 
     def group(self, row):
         "See `sentence_of`."
@@ -263,6 +267,104 @@ def _with_gap(row, rng, split, fields):
     sentence = training_sentence(rng, known['action'], (missing,)) if split == 'train' else rng.choice(_gaps[split][missing])
     day, price = date_text(rng, date.fromisoformat(known['date'])), price_text(rng, known['max_price'], known['currency'])
     return task.row(sentence.format(o=known['origin'], d=known['destination'], t=day, p=price), clarify([missing]))
+
+# %% ../../nbs/01c_flights.ipynb #01c-w02
+_more_openings = dict(
+    search=['which planes could I take', 'what do you have', 'give me a list of planes', 'what would be possible',
+            'help me find a seat', 'what are my options', 'can one fly', 'I am thinking of a flight', 'tell me the fares',
+            'are seats left', 'any offers', 'what is going'],
+    book=['put me on a plane', 'order the ticket', 'arrange a flight', 'I take the flight', 'issue a ticket', 'get us on board',
+          'I hereby order a flight', 'fix me a seat', 'make it final',
+          'we take two seats', 'pay for a flight', 'sort out my ticket'],
+    alert=['write to me about seats', 'ping me', 'give me a shout', 'wake me when there is something', 'I want to be told',
+           'have an eye on the fare', 'send word', 'be my lookout', 'please follow the prices', 'a message would be welcome',
+           'message me when the time has come', 'stay on it and report'])
+_phrases = dict(
+    origin=['from {o}', 'out of {o}', 'from {o} airport', 'starting from {o}', 'with departure from {o}', 'ex {o}', 'leaving {o}',
+            'with {o} as the origin', 'taking off in {o}', 'beginning at {o}', 'off from {o}', '(start: {o})'],
+    destination=['to {d}', 'into {d}', 'towards {d}', 'landing in {d}', 'bound for {d}', 'with {d} as the destination',
+                 'that brings me to {d}', 'ending at {d}', 'as far as {d}', 'for {d}', 'over to {d}', '(goal: {d})'],
+    date=[*_dates, 'flying on {t}', 'with departure on {t}', 'dated {t}', '({t})', '{t}', '{t}', 'any time on {t}',
+          'which goes on {t}', 'early on {t}', 'on the date of {t}'],
+    max_price=[*_prices, 'within {p}', 'with {p}', 'not over {p}', 'that costs no more than {p}', 'for {p}',
+               'within a budget of {p}', 'if it is {p} or under', 'without paying more than {p}', 'when it is down to {p}',
+               'the moment it goes for {p}', 'if the price sinks to {p}', '({p})', 'as soon as {p} will do', 'worth {p}'])
+
+# %% ../../nbs/01c_flights.ipynb #01c-w03
+_statements = dict(
+    origin=['I start in {o}', 'we leave from {o}', 'I live in {o}', 'my home airport is {o}', 'I set off from {o}', 'origin {o}',
+            'I will be coming from {o}', 'our group sits in {o}', 'pick me up in {o}',
+            'I take off from {o}', 'right now I stay in {o}',
+            'departure airport {o}', 'where from: {o}', '{o} is where I board',
+            'my office is in {o}', 'we all gather in {o} first'],
+    destination=['I have a meeting in {d}', 'I want to get to {d}', 'my family waits in {d}', 'the destination is {d}',
+                 'we are going to {d}', 'the conference is held in {d}', 'I need to land in {d}', '{d} is where I want to go',
+                 'destination {d}', 'a friend in {d} gets married', 'carry me to {d}', 'where to: {d}', 'we dream of {d}',
+                 'my new job is in {d}', 'they expect me in {d}', 'it is {d} that we are after'],
+    date=['it must be {t}', 'the date is {t}', 'I go on {t}', 'my leave starts on {t}', 'only {t} suits me', 'when: {t}',
+          'date of the flight: {t}', 'we set off on {t}', 'the only free day is {t}', '{t} is the day',
+          'I must be in the air on {t}',
+          'put down {t}', 'let it be {t}', 'our day is {t}', 'not before and not after {t}', 'the ticket is for {t}'],
+    max_price=['I would pay {p}', 'the budget is {p}', '{p} is the limit', 'it must not cost more than {p}', 'my purse holds {p}',
+               'I have saved {p}', 'I will not give more than {p}', 'no ticket above {p}', 'the company refunds {p}',
+               'up to {p} is fine', 'more than {p} is too much', 'there are {p} left for it', 'price: {p} or under',
+               'we agreed on {p}',
+               '{p} would be fine', 'keep it within {p}', 'my account shows {p}', 'all I can afford is {p}'])
+
+# %% ../../nbs/01c_flights.ipynb #01c-w03b
+_vague = dict(
+    origin=['from here', 'from home', 'from our town', 'with my parents', 'after work'],
+    destination=['somewhere warm', 'abroad', 'on holiday', 'for a change of air', 'to see the family'],
+    date=['soon', 'next month', 'in the summer', 'as early as you can', 'one of these days', 'in the morning'],
+    max_price=['at a good price', 'as cheap as possible', 'not too dear', 'when it gets less dear',
+               'if the price is right', 'cheaply'])
+_glues = ['. ', '. ', '. ', ', ', ', ', '; ', ' - ', ' and ', '! ']
+
+def _free_sentences(rng, action, missing):
+    "A request in free order, whole and without what is missing; as templates, like those of `training_sentence`."
+    lead, glue, comma = rng.choice(openings[action] + _more_openings[action]), rng.choice(_glues), rng.choice([' ', ' ', ', '])
+    fields = rng.sample(request_fields, 4)
+    apart = {f for f in fields if rng.random() < .45} # these get a statement of their own
+    said = {f: rng.choice((_statements if f in apart else _phrases)[f]) for f in fields}
+    if rng.random() < .25: lead += ' ' + rng.choice(_vague[missing])
+    cut, first = rng.randint(0, 4), rng.random() < .15
+    loud, greeting, ending = rng.random() < .7, rng.choice(_greetings), rng.choice(_endings)
+    def sentence(left):
+        attached = [said[f] for f in left if f not in apart]
+        body = comma.join([*attached, lead] if first else [lead, *attached])
+        clauses = [said[f] for f in left if f in apart and fields.index(f) < cut] + [body]
+        clauses += [said[f] for f in left if f in apart and fields.index(f) >= cut]
+        if glue in ('. ', '! ') and loud: clauses = [clause[0].upper() + clause[1:] for clause in clauses]
+        text = glue.join(clauses)
+        return greeting + (text[0].upper() + text[1:] if loud else text) + ending
+    return sentence(fields), sentence([f for f in fields if f != missing])
+
+# %% ../../nbs/01c_flights.ipynb #01c-w04
+def twin_requests(
+    n:int, # how many rows; one of two is complete
+    split:str='train', # 'train' alone: the other splits are written by hand
+    seed:int=0, # the same seed gives the same rows on every machine
+    fields:tuple=request_fields, # what may be missing
+    free:float=.7, # share of the pairs that are built freely; the others come from `training_sentence`
+)->list: # rows {'messages': [system, user, assistant]}: a complete one, its twin that lacks a field, the next complete one
+    "`n` flight requests, each said once in full and once without one field."
+    if split != 'train': raise ValueError(f"split is {split!r}; twins are made for 'train' alone")
+    if not fields or set(fields) - set(request_fields):
+        raise ValueError(f"fields is {fields!r}; use some of {', '.join(request_fields)}")
+    rng, rows = random.Random(f'twins-{seed}'), []
+    for row in flight_requests(-(-n//2), 'train', f'twins-{seed}'):
+        known = json.loads(row['messages'][-1]['content'])
+        missing, action = rng.choice(fields), known['action']
+        if rng.random() < free: whole, lacking = _free_sentences(rng, action, missing)
+        else:
+            parts = rng.random()
+            whole, lacking = (training_sentence(random.Random(parts), action, gap) for gap in ((), (missing,)))
+        values = dict(o=known['origin'], d=known['destination'], t=date_text(rng, date.fromisoformat(known['date'])),
+                      p=price_text(rng, known['max_price'], known['currency']))
+        for sentence,answer in ((whole, known), (lacking, clarify([missing]))):
+            if rng.random() < .1: sentence = _with_typo(rng, sentence)
+            rows.append(task.row(sentence.format(**values), answer))
+    return rows[:n]
 
 # %% ../../nbs/01c_flights.ipynb #01c-v3
 voices = dict(
