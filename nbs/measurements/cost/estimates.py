@@ -30,6 +30,7 @@ def traced(run):
 
 def attempts(model):
     "The runs that oom.py tries one after the other, each with its loss."
+    sys.path.append(str(Path(__file__).parents[1]/'oom'))
     from oom import ladder, plain_loss, start
     settings = itertools.accumulate(ladder, lambda settings, cure: settings | cure.change(settings), initial=start)
     same = 'per_device_train_batch_size', 'gradient_accumulation_steps', 'max_length', 'gradient_checkpointing', 'optim'
