@@ -1,7 +1,7 @@
 """Trace the runs of training.csv and oom.csv without a GPU, and fit the calibration: python nbs/measurements/cost/estimates.py
 
 --again traces what has been traced before as well; --passes counts the table `passes` of ftcook.planning instead."""
-import argparse, functools, itertools, time
+import argparse, functools, itertools, sys, time
 from pathlib import Path
 from ftcook.bench import known_rows, label, merge_rows, pinned, read_table
 from ftcook.cost import fit_calibration
