@@ -176,9 +176,13 @@ def course(
     if not paths: raise ValueError(f'part {find_part(part).title} has no lesson yet')
     out = Path(out) if out else root/'runs'/settings.profile
     print(f'{len(paths)} lessons on the {settings.profile} profile; outputs in {os.path.relpath(out)}', flush=True)
+    start = time.perf_counter()
     results = run_lessons(paths, out, settings.profile, jobs)
+    whole = dict(lesson='course', seconds=time.perf_counter() - start, error=None, metrics={})
     print('\n' + summary(results))
-    if keep: keep_measurements(results, settings.profile, root/'nbs'/'measurements'/'course')
+    if keep:
+        told = results if only or part or any(r['error'] for r in results) else [*results, whole]
+        keep_measurements(told, settings.profile, root/'nbs'/'measurements'/'course')
     if store:
         for path,result in zip(paths, results):
             if not result['error']: store_outputs(result['executed'], path)

@@ -78,7 +78,8 @@ def lessons_table(
         for path in paths:
             title, promise = about(path)
             body.append([f"[{_number(path)} {title}]({path.relative_to(nbs).as_posix()})", promise, *times([path])])
-    total = ['**all**', '', *times([p for _,paths in lessons for p in paths])]
+    def together(profile): return [Path('course')] if ('course', profile) in rows else [p for _,paths in lessons for p in paths]
+    total = ['**all**', '', *(_time(together(profile), profile, rows) for profile in ('cpu', 'gpu'))]
     out = table([['lesson', 'what it does for you', 'CPU', 'GPU'], *body, total])
     where = dict.fromkeys(f"{r['device']} ({r['date']})" for (_,profile),r in sorted(rows.items(), key=lambda o: o[0][1]))
     return Markdown(f"{out}\n\nTimes: {', '.join(where) or 'not measured yet'}.")

@@ -1,7 +1,7 @@
 """Trace the runs of training.csv and oom.csv without a GPU, and fit the calibration: python nbs/measurements/cost/estimates.py
 
 --again traces what has been traced before as well; --passes counts the table `passes` of ftcook.planning instead."""
-import argparse, functools, itertools, time
+import argparse, functools, itertools, sys, time
 from pathlib import Path
 from ftcook.bench import known_rows, label, merge_rows, pinned, read_table
 from ftcook.cost import fit_calibration
@@ -30,6 +30,7 @@ def traced(run):
 
 def attempts(model):
     "The runs that oom.py tries one after the other, each with its loss."
+    sys.path.append(str(Path(__file__).parents[1]/'oom'))
     from oom import ladder, plain_loss, start
     settings = itertools.accumulate(ladder, lambda settings, cure: settings | cure.change(settings), initial=start)
     same = 'per_device_train_batch_size', 'gradient_accumulation_steps', 'max_length', 'gradient_checkpointing', 'optim'

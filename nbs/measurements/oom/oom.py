@@ -86,7 +86,7 @@ def measure(limit, config, model, steps=3):
         print(row, flush=True)
         merge_rows(here/'oom.csv', [row], ('gpu', 'model', 'limit_gib', 'cure'))
     try: train_within(attempt, start, fixes=ladder, on_attempt=note)
-    except Exception as e: note(dict(cure='all', outcome='failed', error=f'{type(e).__name__}: {e}', result=None))
+    except Exception as e: note(dict(fix='all', outcome='failed', error=f'{type(e).__name__}: {e}', result=None))
     gc.collect()
     if device == 'cuda': torch.cuda.empty_cache()
 
