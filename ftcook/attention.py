@@ -7,8 +7,8 @@ Docs: https://ftcook.github.io/ftcook/flash_attention.html.md"""
 # %% auto #0
 __all__ = ['tiled_attention', 'eager_bytes', 'needs', 'orders', 'causal', 'standard_attention', 'saved_tensor_bytes', 'tiles',
            'tiled_forward', 'tiled_backward', 'TiledAttention', 'window', 'documents', 'forward_traffic',
-           'installed_packages', 'this_capability', 'head_size', 'attention_refusals', 'AttentionChoice',
-           'choose_attention', 'attention_flops', 'sdpa_backend']
+           'attention_flops', 'installed_packages', 'this_capability', 'head_size', 'attention_refusals',
+           'AttentionChoice', 'choose_attention', 'sdpa_backend']
 
 # %% ../nbs/09_flash_attention.ipynb #09-008
 import importlib.metadata, re
@@ -148,6 +148,17 @@ def forward_traffic(
     blocks = -(-n//block)
     return ends//2 + blocks*(blocks + 1)//2 * 2*2*block*head_dim # Q and O once; K and V once for each tile
 
+# %% ../nbs/09_flash_attention.ipynb #09-083
+def attention_flops(
+    n:int, # tokens in a row
+    head_dim:int, # head size
+    heads:int=1, # query heads
+    batch:int=1, # rows
+    passes:str='both', # forward, backward or both
+)->float: # floating-point operations
+    "The useful arithmetic of causal attention: 4·N²·d for two products, half of it masked; backward 2.5 times that."
+    return 4*n**2*head_dim*heads*batch/2*dict(forward=1, backward=2.5, both=3.5)[passes]
+
 # %% ../nbs/09_flash_attention.ipynb #09-054
 _own_package = {'head_dim': 256, 'half': True}
 needs = dict( # flash-attn 2.8, flash-attn-3 3.0 beta, flash-attn-4 4.0 beta, torch 2.13, transformers 5.23
@@ -274,17 +285,6 @@ def choose_attention(
 def _before_ampere(capability):
     capability = this_capability() if capability == 'here' else capability
     return capability is not None and capability < (8,0)
-
-# %% ../nbs/09_flash_attention.ipynb #09-083
-def attention_flops(
-    n:int, # tokens in a row
-    head_dim:int, # head size
-    heads:int=1, # query heads
-    batch:int=1, # rows
-    passes:str='both', # forward, backward or both
-)->float: # floating-point operations
-    "The useful arithmetic of causal attention: 4·N²·d for two products, half of it masked; backward 2.5 times that."
-    return 4*n**2*head_dim*heads*batch/2*dict(forward=1, backward=2.5, both=3.5)[passes]
 
 # %% ../nbs/09_flash_attention.ipynb #09-111
 def sdpa_backend(
