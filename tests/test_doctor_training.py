@@ -109,6 +109,10 @@ def slow_rate():
     with tempfile.TemporaryDirectory() as folder: toy.toy_trainer(rng, folder, lr=1e-3, callbacks=[doctor]).train()
     return doctor.named.get('lr_too_low')
 
+field_cases = {c['id']: c for c in tomllib.loads((root/'tests'/'field'/'curves.toml').read_text(encoding='utf-8'))['case']}
+
+def field_case(name): return (diagnose(root/'tests'/'field'/'cases'/name/'run').first or 'none') in field_cases[name]['first']
+
 made_here = { # name -> does it come out right?
     'a rate that broke the run': lambda: [fix_of(broke(rising)) for rising in (True, False)] == ['A tenth', 'bf16 in'],
     'three jumps in sixty steps': lambda: diagnose_history(three_jumps()).first == 'spike',
@@ -125,6 +129,7 @@ def outcome(toy):
     from ftcook.doctor.cases_base import examine_made
     by_name, made, places = {f'{c.kind}: {c.name}': c for c in cases.cases}, {}, tempfile.TemporaryDirectory()
     def right(name):
+        if name.startswith('field: '): return field_case(name.removeprefix('field: '))
         if name.startswith('tests: '): return made_here[name.removeprefix('tests: ')]()
         c = by_name[name]
         def make():

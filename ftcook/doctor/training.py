@@ -8,10 +8,10 @@ Docs: https://ftcook.github.io/ftcook/not_learning.html.md"""
 __all__ = ['run_checks', 'trainer_checks', 'RunFolder', 'read_run', 'diagnose_run', 'Setup', 'diagnose_trainer']
 
 # %% ../../nbs/13b_not_learning.ipynb #13b-h06
-import functools, itertools, statistics, zipfile
+import functools, itertools, json, re, statistics, zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from .curves import diagnose_history, logged
+from .curves import diagnose_history, logged, patient
 from .errors import Diagnosis, Finding, examine, thresholds
 from ..limits import CutOffError, json_memory, limits, read_json
 
@@ -27,10 +27,10 @@ def _numbers(f, start, size, kind, exponent):
         bits = np.frombuffer(piece, '<' + kind)
         broken += int(((bits & exponent) == exponent).sum())
         zero, size = zero and not (bits << 1).any(), size - len(piece)
-    return broken/n if n else 0., zero
+    return broken/n if n else 0., zero if n else None
 
 def _tensors(path, read=True):
-    "(name, shape, share that is not finite, all zero?) of each tensor in a file; None for numbers that are not read."
+    "(name, shape, share that is not finite, all zero?) of each tensor in a file; None for numbers that are not read, or absent."
     import msgspec
     from safetensors import safe_open
     with path.open('rb') as f:
@@ -51,11 +51,14 @@ class RunFolder:
     "What can be read of a run without running anything."
     folder: Path
     history: list=field(default_factory=list) # log entries
+    state: dict=field(default_factory=dict) # trainer_state.json without them
     config: dict=field(default_factory=dict) # adapter_config.json
     model: dict=field(default_factory=dict) # config.json
     tensors: list=field(default_factory=list) # of the adapter
     tokenizer: dict=field(default_factory=dict) # tokenizer_config.json and the chat template
     ids: int=0 # ids that the tokenizer can give
+    hollow: dict=field(default_factory=dict) # file -> what it has in place of weights
+    missing: list=field(default_factory=list) # of the parts of the weights: how many, of how many, the first
     unreadable: dict=field(default_factory=dict) # file -> why
     cut: list=field(default_factory=list) # what was not looked at, because there is too much of it
     seen: int=0 # files that were read
@@ -102,6 +105,39 @@ class _JSONFiles:
             if value is not None: self.run.note(place/name, f'holds a {type(value).__name__}, not a dict')
         return {}
 
+# %% ../../nbs/13b_not_learning.ipynb #13b-l03
+_histories = 'trainer_log.jsonl', 'logging.jsonl' # of LLaMA-Factory and of ms-swift
+_same = {'current_steps': 'step', 'global_step/max_steps': 'step', 'lr': 'learning_rate'}
+
+def _entry(line):
+    "A log entry in the words of transformers, from a line of another program; empty if it is none."
+    try: raw = json.loads(line)
+    except (ValueError, RecursionError): return {}
+    if not isinstance(raw, dict): return {}
+    entry = {_same.get(k, k): v for k,v in raw.items()}
+    step = re.match(r'\d{1,12}', str(entry.get('step', ''))[:20])
+    return {**entry, 'step': int(step[0])} if step else {}
+
+def _logged_lines(run, most):
+    "The history of a folder that holds no trainer_state.json."
+    for path in (run.folder/name for name in _histories):
+        if not path.is_file(): continue
+        run.seen += 1
+        with path.open('rb') as f: lines = f.read(limits().log).decode(errors='replace').splitlines()[:most + 1]
+        return [e for line in lines if len(line) < 20_000 and (e := _entry(line))]
+    return []
+
+# %% ../../nbs/13b_not_learning.ipynb #13b-l04
+_indexes = 'model.safetensors.index.json', 'pytorch_model.bin.index.json'
+
+def _read_index(run, place, index):
+    "Note the files that an index names and that are not there."
+    named = index.get('weight_map') if isinstance(index, dict) else None
+    if not isinstance(named, dict): return
+    files = sorted({name for name in named.values() if isinstance(name, str) and len(name) < 200 and '/' not in name})
+    missing = [name for name in files if not (place/name).is_file()]
+    if missing: run.missing.append((len(missing), len(files), str((place/missing[0]).relative_to(run.folder))))
+
 # %% ../../nbs/13b_not_learning.ipynb #13b-l02
 def read_run(
     folder:str|Path, # output_dir of a run, or a checkpoint
@@ -110,32 +146,46 @@ def read_run(
     folder, most = Path(folder), limits().entries
     run, checkpoints = RunFolder(folder), _checkpoints(folder)
     files = _JSONFiles(run, (folder, *checkpoints[:3]))
-    history = files.first('trainer_state.json').get('log_history')
-    entries = [e for e in history if isinstance(e, dict)] if isinstance(history, list) else []
+    run.state = files.first('trainer_state.json')
+    history = run.state.pop('log_history', None)
+    entries = [e for e in history if isinstance(e, dict)] if isinstance(history, list) else _logged_lines(run, most)
     run.history = entries[:most]
     if len(entries) > most: run.cut.append(f'the first {most:,} of {len(entries):,} entries of the history were looked at')
     run.config, run.model, run.tokenizer = (files.first(f'{name}config.json') for name in ('adapter_', '', 'tokenizer_'))
     run.ids = _largest_id(files.first('tokenizer.json')) + 1
     for place in (folder, *checkpoints[:1]):
         _read_binaries(run, place)
+        for name in _indexes: _read_index(run, place, files.read(place/name))
         started = place.name.startswith('checkpoint-') and not (place/'trainer_state.json').exists()
         if started: run.note(place, 'incomplete: no trainer_state.json, which is written last')
     return run
 
 # %% ../../nbs/13b_not_learning.ipynb #11-088
+_pickled = 'adapter_model.bin', 'pytorch_model.bin'
+
+def _head(path, n):
+    with path.open('rb') as f: return f.read(n)
+
+def _read_tensors(run, path, size):
+    adapter = path.name == 'adapter_model.safetensors' and not run.tensors
+    tensors = _tensors(path, adapter and size <= limits().tensors)
+    empty = [name for name,shape,*_ in tensors if 0 in shape]
+    if empty: run.hollow[path.name] = f'{len(empty)} of {len(tensors)} tensors have no numbers, such as {empty[0][-60:]}'
+    elif not tensors: run.hollow[path.name] = 'no tensor at all'
+    if adapter: run.tensors = tensors
+    if adapter and size > limits().tensors:
+        run.cut.append(f'{path.name}: of {size:,} bytes the shapes of the tensors were looked at, and no numbers')
+
 def _read_binary(run, path):
     size = path.stat().st_size
     if not size: run.note(path, 'is empty')
     elif path.name == 'chat_template.jinja' and size < 2**20:
         run.tokenizer.setdefault('chat_template', path.read_text(errors='replace'))
-    elif path.name == 'adapter_model.safetensors' and not run.tensors:
-        run.tensors = _tensors(path, size <= limits().tensors)
-        if size <= limits().tensors: return
-        run.cut.append(f'{path.name}: of {size:,} bytes the shapes of the tensors were looked at, and no numbers')
-    elif path.suffix == '.safetensors': _tensors(path, False)
-    elif path.suffix in ('.pt', '.bin'):
-        with path.open('rb') as f: zipped = f.read(2) == b'PK'
-        if zipped and not zipfile.is_zipfile(path): run.note(path, 'is cut off: a zip archive without its end')
+    elif _head(path, 23) == b'version https://git-lfs': run.note(path, 'is a pointer of git-lfs in place of the file')
+    elif path.suffix == '.safetensors': _read_tensors(run, path, size)
+    elif path.name in _pickled and size < 2000: run.hollow[path.name] = f'{size} bytes, which is no room for weights'
+    elif path.suffix in ('.pt', '.bin') and _head(path, 2) == b'PK' and not zipfile.is_zipfile(path):
+        run.note(path, 'is cut off: a zip archive without its end')
 
 def _read_binaries(run, place):
     for path in itertools.islice(sorted(itertools.islice(place.iterdir(), 1000)), 200):
@@ -147,18 +197,28 @@ def _read_binaries(run, place):
         except Exception as e: run.note(path, f'{type(e).__name__}: {str(e)[:120]}')
 
 # %% ../../nbs/13b_not_learning.ipynb #11-090
-_cut_off = 'empty', 'cut off', 'incomplete', 'not fully covered' # what readers say of a file that was not written to its end
+_killed = dict(cause='It was cut off, most likely because the disk was full or the process was killed while it was written.')
+_pointer = dict(cause='The repository was copied without git-lfs.', fix='git lfs install, then git lfs pull, in that folder.')
+_why = (('git-lfs', _pointer), *((words, _killed) for words in ('empty', 'cut off', 'incomplete', 'not fully covered'))) # as readers put it
 
 def _check_readable(run):
     for name,why in run.unreadable.items():
-        cause = 'It was cut off, most likely because the disk was full or the process was killed while it was written.'
-        full = any(words in why.lower() for words in _cut_off)
-        yield Finding('unreadable', 'certain', f'{name}: {why}', dict(file=name), cause=cause if full else '')
+        more = next((texts for words,texts in _why if words in why.lower()), {})
+        yield Finding('unreadable', 'certain', f'{name}: {why}', dict(file=name), **more)
     for said in run.cut: yield Finding('cut_off', 'certain', said)
     if not run.seen: yield Finding('not_a_run', 'certain', f'{run.folder.name} holds none of the files that a run leaves')
 
-def _check_history(run): return diagnose_history(run.history)
+def _check_history(run):
+    "Overfitting does no harm where the checkpoint of the lowest loss was kept, and a run that has begun may be slow."
+    kept = re.search(r'checkpoint-(\d{1,12})$', str(run.state.get('best_model_checkpoint') or '')[-40:])
+    best = int(kept[1]) if kept else run.state.get('best_global_step')
+    done, whole = (run.state.get(key) for key in ('global_step', 'max_steps'))
+    begun = isinstance(done, int) and isinstance(whole, int) and done < thresholds.begun_share*whole
+    found = [f for f in diagnose_history(run.history) if not (begun and f.code in patient)]
+    return [f for f in found if f.code != 'overfitting' or f.where.get('step') != best]
 
+
+# %% ../../nbs/13b_not_learning.ipynb #13b-f01
 def _check_weights(run):
     place = dict(file='adapter_model.safetensors')
     broken = [(name, share) for name,_,share,_ in run.tensors if share]
@@ -170,8 +230,28 @@ def _check_weights(run):
     if zeros and all(zeros) and run.config.get('init_lora_weights', True) is True:
         yield Finding('adapter_untrained', 'certain', f'all {len(zeros)} B matrices are exactly 0', place)
 
+def _check_hollow(run):
+    for name,said in run.hollow.items(): yield Finding('weights_empty', 'certain', f'{name}: {said}', dict(file=name))
+    for n,of,first in run.missing:
+        yield Finding('part_missing', 'certain', f'{n} of {of} files of weights are missing, such as {first}', dict(file=first))
+
+def _check_shards(run):
+    places = [run.folder, *_checkpoints(run.folder)[:1]]
+    for place in places:
+        names = [p.name for p in itertools.islice(place.iterdir(), 10_000)]
+        shards = [n for n in names if re.match(r'(global_step\d+|pytorch_model_fsdp_\d+)$', n[:60])]
+        weights = [n for n in names if n.endswith('.safetensors') or re.match(r'(adapter|pytorch)_model.*\.bin$', n[:99])]
+        said = f'{place.name}: {shards[0]}, and no file of weights beside it' if shards else ''
+        if shards and not weights: yield Finding('sharded', 'certain', said, dict(file=shards[0]))
+
+def _check_config(run):
+    for place in (run.folder, *_checkpoints(run.folder)[:1]):
+        adapter = any((place/f'adapter_model.{end}').is_file() for end in ('safetensors', 'bin'))
+        if adapter and not (place/'adapter_config.json').exists():
+            yield Finding('config_missing', 'certain', f'{place.name}: an adapter, and no adapter_config.json beside it')
+
 def _check_pickles(run):
-    pickles = [name for name in ('adapter_model.bin', 'pytorch_model.bin') if (run.folder/name).is_file()]
+    pickles = [name for name in _pickled if (run.folder/name).is_file()]
     if pickles and not any(run.folder.glob('*.safetensors')):
         yield Finding('pickled', 'certain', f'{pickles[0]}, and no safetensors file beside it; it was not opened')
 
@@ -202,7 +282,8 @@ def _check_rank(run):
     yield Finding('rank_too_small', 'possible', said)
 
 # %% ../../nbs/13b_not_learning.ipynb #11-092
-run_checks = (_check_readable, _check_history, _check_weights, _check_pickles, _check_embedding, _check_eos, _check_rank)
+run_checks = (_check_readable, _check_history, _check_hollow, _check_shards, _check_config, _check_weights, _check_pickles,
+    _check_embedding, _check_eos, _check_rank)
 
 def diagnose_run(
     folder:str|Path, # output_dir of a run, or a checkpoint
