@@ -201,10 +201,11 @@ def _rise(history):
     if turned := _turn(points, values): return turned
     medians = [statistics.median(three) for three in zip(values, values[1:], values[2:])]
     start, worst = min(statistics.median(values[:3]), values[0]), max(medians)
-    usual = max(thresholds.rise_factor*start + thresholds.rise_nats, start + thresholds.rise_noise*_noise(values))
+    usual = thresholds.rise_factor*start + thresholds.rise_nats
     if worst <= usual: return None
-    high = sum(v > usual for v in medians)
-    if high < thresholds.bump_share*len(values) and statistics.median(values[-max(3, len(values)//5):]) < start: return None
+    high = sum(v > usual for v in values)/len(values)
+    if high < thresholds.rise_share and worst <= start + thresholds.rise_noise*_noise(values): return None # chance
+    if high < thresholds.bump_share and statistics.median(values[-max(3, len(values)//5):]) < start: return None # it came back
     return points[1 + medians.index(worst)][0], start, worst
 
 def _check_rise(history):
