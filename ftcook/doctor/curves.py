@@ -49,6 +49,7 @@ def logged(
     "The finite numbers under a key, in the order of the log."
     return [v for _,v in _finite(history, key)]
 
+# %% ../../nbs/curves.ipynb #crv-005
 def _at_rates(history):
     "The highest learning rate, in words; empty where none was logged."
     rates = logged(history, 'learning_rate')

@@ -199,7 +199,8 @@ def _read_binaries(run, place):
 # %% ../../nbs/13b_not_learning.ipynb #11-090
 _killed = dict(cause='It was cut off, most likely because the disk was full or the process was killed while it was written.')
 _pointer = dict(cause='The repository was copied without git-lfs.', fix='git lfs install, then git lfs pull, in that folder.')
-_why = (('git-lfs', _pointer), *((words, _killed) for words in ('empty', 'cut off', 'incomplete', 'not fully covered'))) # as readers put it
+_half = 'empty', 'cut off', 'incomplete', 'not fully covered' # what readers say of a file that was not written to its end
+_why = ('git-lfs', _pointer), *((words, _killed) for words in _half)
 
 def _check_readable(run):
     for name,why in run.unreadable.items():
@@ -305,8 +306,9 @@ class Setup:
     @functools.cached_property
     def batch(self):
         "The first rows as the model will see them; None if they cannot be made."
-        try: return self.collator([self.dataset[i] for i in range(min(8, len(self.dataset)))])
+        try: made = self.collator([self.dataset[i] for i in range(min(8, len(self.dataset)))])
         except Exception: return None
+        return made if hasattr(made, 'keys') else None # GRPO's is a list of prompts
 
     @functools.cached_property
     def labels(self):
