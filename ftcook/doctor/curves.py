@@ -266,6 +266,7 @@ def _check_flat(history):
     losses, rates = logged(history), logged(history, 'learning_rate')
     if len(losses) < thresholds.trend_entries or losses[-1] < thresholds.unlearned_nats or _packed(history): return
     if _points(history, 'grad_norm') and not any(logged(history, 'grad_norm')): return
+    if len(losses) < thresholds.flat_entries and _finite(history)[-1][0] < thresholds.short_run: return
     if _rise(history) or _warming(history) or not any(rates or [1]): return
     n = len(losses)//4
     (start, end), error = _ends(losses, 4), 2.5*_noise(losses)*math.sqrt(2/n)
