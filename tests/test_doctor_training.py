@@ -1,8 +1,8 @@
 """Watching a run changes nothing, stops it with good weights, and every number in a check is needed by a case."""
-import random, tempfile, tomllib
+import random, tempfile, time, tomllib
 from pathlib import Path
 import pytest
-from ftcook.doctor import DoctorCallback, diagnose, diagnose_history, is_jump, run_checks, thresholds
+from ftcook.doctor import DoctorCallback, diagnose, diagnose_history, is_jump, objective, run_checks, thresholds
 from conftest import root
 
 @pytest.fixture(scope='module')
@@ -58,8 +58,33 @@ def history(losses, rate=None, **columns):
 
 def evaluated(train, held_out): return history(train) + [dict(step=4*(i + 1), eval_loss=v) for i,v in enumerate(held_out)]
 
+def test_equal_rewards_at_first_stop_nothing(toy, tmp_path):
+    from trl import GRPOConfig, GRPOTrainer
+    calls, doctor, rng = [], DoctorCallback(show=None), random.Random(0)
+    def late(completions, **kwargs):
+        calls.append(1)
+        return [0. if len(calls) < 4 else rng.random() for _ in completions]
+    args = GRPOConfig(output_dir=str(tmp_path), max_steps=6, num_generations=4, per_device_train_batch_size=4, logging_steps=1,
+        max_completion_length=4, report_to='none', use_cpu=True, bf16=False, save_strategy='no', disable_tqdm=True)
+    trainer = GRPOTrainer(toy.plain_model(), late, args, toy.Dataset.from_list([dict(prompt='w1 w2')]*24), callbacks=[doctor],
+        processing_class=toy.toy_tokenizer())
+    trainer.train()
+    assert trainer.state.global_step == 6 and doctor.findings.codes == [] and 'reward' in trainer.state.log_history[0]
+
 def test_a_jump_needs_neighbours():
     assert is_jump(3., [1., 1., 1.]) and not is_jump(3., [1., 1.]) and not is_jump(1.6, [1., 1., 1.]) and not is_jump(.5, [.1]*4)
+
+def test_the_objective_is_told_by_the_keys():
+    margins = {'rewards/chosen': 0., 'rewards/margins': 0.}
+    for keys,name in [({}, 'next token'), (margins, 'dpo'), ({'kl': 0., **margins}, 'kto'), ({'reward': 1., 'kl': 0.}, 'online'),
+            ({'log_odds_ratio': 1., **margins}, 'no reference'), (dict(mean_reward=1., margin=0.), 'reward model')]:
+        assert objective([dict(step=1, loss=1., **keys)]) == name
+
+def test_a_long_history_is_read_once(tmp_path):
+    entries = history([1.5 - i/2e5 + .1*(i%7) for i in range(100_000)], 1e-4)
+    start = time.process_time()
+    diagnose_history(entries)
+    assert time.process_time() - start < 4
 
 def test_a_check_of_ones_own(tmp_path):
     from ftcook.doctor import Finding, Rule
@@ -89,6 +114,8 @@ def three_jumps():
     "Sixty steps that go down a little, with three jumps far apart."
     return history([.5 - i/1000 + 2.*(i in (15, 30, 45)) for i in range(60)])
 
+def near_zero(): return evaluated([v*(1 + i/1000) for i,v in enumerate([.01, .001, .0005, .0004]*5)], [.002, .001, .004])
+
 def culprit():
     "A batch whose gradient breaks on the row with by far the highest loss."
     import torch
@@ -109,10 +136,14 @@ def slow_rate():
     with tempfile.TemporaryDirectory() as folder: toy.toy_trainer(rng, folder, lr=1e-3, callbacks=[doctor]).train()
     return doctor.named.get('lr_too_low')
 
+field_cases = {c['id']: c for c in tomllib.loads((root/'tests'/'field'/'curves.toml').read_text(encoding='utf-8'))['case']}
+
+def field_case(name): return (diagnose(root/'tests'/'field'/'cases'/name/'run').first or 'none') in field_cases[name]['first']
+
 made_here = { # name -> does it come out right?
     'a rate that broke the run': lambda: [fix_of(broke(rising)) for rising in (True, False)] == ['A tenth', 'bf16 in'],
     'three jumps in sixty steps': lambda: diagnose_history(three_jumps()).first == 'spike',
-    'an evaluation near zero': lambda: diagnose_history(evaluated([.01, .001, .0005, .0004]*5, [.002, .001, .004])).codes == [],
+    'an evaluation near zero': lambda: diagnose_history(near_zero()).codes == [],
     'a gradient that breaks on one row': lambda: culprit() == dict(row=2),
     'a slow rate, named at the tenth step': lambda: slow_rate() == 10,
     'all weights, hardly moved': lambda: rate(1e-8) == ['lr_too_low'],
@@ -125,6 +156,7 @@ def outcome(toy):
     from ftcook.doctor.cases_base import examine_made
     by_name, made, places = {f'{c.kind}: {c.name}': c for c in cases.cases}, {}, tempfile.TemporaryDirectory()
     def right(name):
+        if name.startswith('field: '): return field_case(name.removeprefix('field: '))
         if name.startswith('tests: '): return made_here[name.removeprefix('tests: ')]()
         c = by_name[name]
         def make():

@@ -1,5 +1,6 @@
 """What went wrong, how sure that is, and what to do. A face: each part has a lesson and a module of its own."""
 from .errors import * # noqa: F403
+from .curves import * # noqa: F403
 from .training import * # noqa: F403
 from .inputs import * # noqa: F403
 from .scripts import * # noqa: F403

@@ -14,8 +14,9 @@ from dataclasses import replace
 import torch
 from fastcore.basics import patch
 from transformers import TrainerCallback
+from .curves import diagnose_history, is_jump, objective, patient
 from .errors import Diagnosis, Finding, examine, thresholds
-from .training import Setup, diagnose_history, is_jump, preference_checks, trainer_checks
+from .training import Setup, trainer_checks
 
 # %% ../../nbs/13e_watching.ipynb #11-174
 class DoctorCallback(TrainerCallback):
@@ -51,10 +52,13 @@ class DoctorCallback(TrainerCallback):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         few = sum(p.numel() for p in self.parameters) < 5e7 # a copy of them is small
         self.start = [p.detach().clone() for p in self.parameters] if few else []
+        self.online = hasattr(args, 'num_generations') # GRPO and its kind: the loss tells nothing, the logged rewards do
         self.handles = [model.register_forward_hook(self._forward, with_kwargs=True)]
         if self.stop and 'all_masked' in self.findings.codes: control.should_training_stop = True
 
 # %% ../../nbs/13e_watching.ipynb #13e-h10
+def _so_far(found, state): return [f for f in found if f.code not in patient or state.global_step >= state.max_steps]
+
 @patch
 def on_step_begin(self:DoctorCallback, args, state, control, **kwargs):
     "Count the steps, and the seconds since the last one."
@@ -64,7 +68,7 @@ def on_step_begin(self:DoctorCallback, args, state, control, **kwargs):
 @patch
 def on_log(self:DoctorCallback, args, state, control, logs=None, **kwargs):
     "Rewards and margins stand in the log only."
-    if logs and 'rewards/margins' in logs: self.report(examine(preference_checks, state.log_history))
+    if logs and objective(state.log_history) != 'next token': self.report(_so_far(diagnose_history(state.log_history), state))
     self._resume()
 
 @patch
@@ -199,11 +203,11 @@ def on_step_end(self:DoctorCallback, args, state, control, model=None, optimizer
 def _look(self:DoctorCallback, args, state, control, model, optimizer):
     "Look at the history, at times."
     step, batches, self.seen = state.global_step, self.seen, []
-    if not self.history: return
+    if not self.history or self.online: return
     if optimizer is not None: self.history[-1]['learning_rate'] = optimizer.param_groups[0]['lr']
     self._note_jump(step, batches)
     if step > self.first_look and step % self.every: return
-    found = [f for f in diagnose_history(self.history) if f.code not in ('lr_too_low', 'flat') or step >= state.max_steps]
+    found = _so_far(diagnose_history(self.history), state)
     found = [replace(f, where=f.where | self.rows.get(f.where.get('step'), {})) for f in found]
     if step == self.first_look:
         if not found and not self.findings: found = self._ahead(model, args, state)
