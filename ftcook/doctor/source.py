@@ -116,8 +116,9 @@ def origin_of(
     if isinstance(node, ast.Call): return f'{origin_of(script, node.func, deep + 1)}()'
     if isinstance(node, ast.Subscript): return f'{origin_of(script, node.value, deep + 1)}[]'
     if not isinstance(node, ast.Name): return '?'
-    if places := script.imported.get(node.id): return _last(places, node.lineno)
-    if own := script.own.get(node.id):
+    places, own = script.imported.get(node.id), script.own.get(node.id)
+    if places and not (own and places[-1][0] < own.lineno <= node.lineno): return _last(places, node.lineno)
+    if own:
         if isinstance(own, ast.FunctionDef): return f'?{node.id}'
         plain = len(own.bases) == 1 and not _method(script, own) # it is what its base is, for whoever calls it
         base = origin_of(script, own.bases[0], deep + 5) if plain else '?'

@@ -49,10 +49,10 @@ class Training:
 
 def _is_none(node): return isinstance(node, ast.Constant) and node.value is None
 
-_wrappers = ('get_peft_model', 'PeftModel.from_pretrained', 'prepare_model_for_kbit_training', 'PeftModelForCausalLM.from_pretrained')
+_wrappers = re.compile(r'(^|\.)(get_peft_model|prepare_model_for_kbit_training|PeftModel\w*\.from_pretrained)$')
 def _wrapped(call):
     "The model inside a call that makes one of another."
-    if not call.args and not call.keywords or not _dotted(call.func).endswith(_wrappers): return None
+    if not call.args and not call.keywords or not _wrappers.search(_dotted(call.func)): return None
     return call.args[0] if call.args else next((k.value for k in call.keywords if k.arg == 'model'), None)
 
 def _named_arguments(call):
@@ -275,7 +275,7 @@ _thaws = re.compile(r'\.requires_grad\b|requires_grad_\(|set_adapter\(|set_requi
 def _check_frozen(script):
     for t in trainings(script):
         node, wraps = t.model()
-        loads = [w for w in wraps[:1] if _dotted(w.func).startswith('Peft')]
+        loads = [w for w in wraps[:1] if 'PeftModel' in _dotted(w.func)]
         if isinstance(node, ast.Call) and re.match(r'AutoPeftModel\w*\.from_pretrained$', _dotted(node.func)): loads.append(node)
         if not loads or t.has('peft_config') or _thaws.search(script.text_of): continue
         call = script.by_node.get(id(loads[0]))
@@ -302,12 +302,16 @@ def _family(name, part):
     "The family of templates that a name or a mark belongs to; '' if that is not known."
     return next((key for key,f in families.items() if re.search(getattr(f, part), str(name), re.I)), '')
 
+def _name_of(script, call):
+    "The name that a call of from_pretrained loads; None where it is not written down."
+    node = call.node.args[0] if call.node.args else next((call.given[k] for k in _name_keys if k in call.given), None)
+    name = script.literal(node) if node is not None else None
+    return name if isinstance(name, str) else None
+
 def _model_names(script):
     "What models and tokenizers a script loads, as far as it says so."
-    nodes = [(c.node.args[0] if c.node.args else next((c.given[k] for k in _name_keys if k in c.given), None))
-             for c in script.calls if c.name == 'from_pretrained']
-    nodes += [t.given['model'] for t in trainings(script) if 'model' in t.given]
-    names = [script.literal(n) for n in nodes if n is not None]
+    names = [_name_of(script, c) for c in script.calls if c.name == 'from_pretrained']
+    names += [script.literal(t.given['model']) for t in trainings(script) if 'model' in t.given]
     return [n for n in names if isinstance(n, str)]
 _name_keys = ('pretrained_model_name_or_path', 'model_name', 'model_id')
 
@@ -328,11 +332,13 @@ def _rendered(script):
     "The calls of apply_chat_template that make a text."
     return [c for c in script.calls if c.name == 'apply_chat_template' and script.literal(c.given.get('tokenize')) is False]
 
-def _adds_bos(script):
-    "Does the tokenizer of the script's models write a bos that their template has written already?"
-    known = [families[f].double_bos for n in _model_names(script) if (f := _family(n, 'model'))]
-    return bool(known) and all(known) and not re.search(r'add_special_tokens=False|add_bos_token|\.bos_token\b|skip_prepare_dataset',
-        script.text_of.replace(' ', ''))
+def _adds_bos(script, rendered):
+    "Does the tokenizer that renders a text add a bos which its template has written already?"
+    loads = [script.call_of(script.value(c.node.func.value), 'from_pretrained') for c in rendered if isinstance(c.node.func, ast.Attribute)]
+    names = [n for c in loads if c and (n := _name_of(script, c))] or _model_names(script)
+    known = [families[f].double_bos for n in names if (f := _family(n, 'model'))]
+    text = script.text_of.replace(' ', '')
+    return bool(known) and all(known) and not re.search(r'add_special_tokens=False|add_bos_token|\.bos_token\b|skip_prepare_dataset', text)
 
 def _tokenized(script, rendered):
     "The calls of a tokenizer on a text that its template made."
@@ -345,7 +351,7 @@ def _tokenized(script, rendered):
         if any(c.dotted.rpartition('.')[0] in (call.dotted, call.dotted.rpartition('.')[0]) for c in rendered): yield call
 
 def _check_double_bos(script):
-    if script.uses('unsloth') or not (rendered := _rendered(script)) or not _adds_bos(script): return
+    if script.uses('unsloth') or not (rendered := _rendered(script)) or not _adds_bos(script, rendered): return
     tokenized = next(_tokenized(script, rendered), None)
     trains = [t for t in trainings(script) if t.call.name == 'SFTTrainer']
     maps = script.named('map') or any(t.has('formatting_func') for t in trains)
