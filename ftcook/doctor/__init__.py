@@ -2,6 +2,9 @@
 from .errors import * # noqa: F403
 from .training import * # noqa: F403
 from .inputs import * # noqa: F403
+from .installed import * # noqa: F403
+from .source import * # noqa: F403
+from .trainings import * # noqa: F403
 from .scripts import * # noqa: F403
 from .diagnose import * # noqa: F403
 

@@ -69,7 +69,7 @@ class Script:
         for _ in range(5):
             if not isinstance(node, (ast.Name, ast.Attribute)) or not (nodes := self.values.get(_dotted(node))): break
             above = [n for n in nodes if n.lineno < node.lineno]
-            if not above and len(nodes) > 1: break
+            if not above and (len(nodes) > 1 or nodes[0].lineno == node.lineno): break
             node = (above or nodes)[-1]
         return node
 

@@ -42,7 +42,7 @@ class Training:
     def model(self):
         "The node that makes the model, and the calls that wrap it, the last one first."
         node, wraps = self.script.value(self.given.get('model')), []
-        while isinstance(node, ast.Call) and (inner := _wrapped(node)):
+        while isinstance(node, ast.Call) and (inner := _wrapped(node)) and len(wraps) < 9:
             wraps.append(node)
             node = self.script.value(inner)
         return node, wraps
@@ -111,10 +111,10 @@ def _evaluates_nothing(t):
 def _streams(t):
     "Rows that come as a stream have no number, so only max_steps says where an epoch ends."
     node = t.script.value(t.given.get('train_dataset'))
-    while isinstance(node, (ast.Subscript, ast.Call)) and not (load := t.script.call_of(node, 'load_dataset')):
+    for _ in range(20):
+        if not isinstance(node, (ast.Subscript, ast.Call)) or t.script.call_of(node, 'load_dataset'): break
         node = t.script.value(node.value if isinstance(node, ast.Subscript) else getattr(node.func, 'value', None))
-        if node is None: return False
-    load = isinstance(node, ast.Call) and t.script.call_of(node, 'load_dataset')
+    load = t.script.call_of(node, 'load_dataset')
     return bool(load) and t.script.literal(load.given.get('streaming')) is True and t.setting('max_steps') == -1
 
 def _length(t, name, where):
