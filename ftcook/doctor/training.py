@@ -12,6 +12,7 @@ __all__ = ['curve_checks', 'preference_checks', 'run_checks', 'trainer_checks', 
 import functools, itertools, math, statistics, zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from .batch import batch_checks
 from .errors import Diagnosis, Finding, examine, thresholds
 from ..limits import CutOffError, json_memory, limits, read_json
 
@@ -473,7 +474,8 @@ def _check_added_tokens(setup):
     yield Finding('added_untrained', 'certain', said + 'as resizing left it, and is frozen')
 
 # %% ../../nbs/13b_not_learning.ipynb #13b-h13
-trainer_checks = (_check_labels, _check_end_is_trained, _check_trainable, _check_vocabulary, _check_added_tokens)
+trainer_checks = (_check_labels, _check_end_is_trained, _check_trainable, _check_vocabulary, _check_added_tokens,
+    *batch_checks)
 
 def diagnose_trainer(
     trainer, # an SFTTrainer, DPOTrainer or Trainer, before training
