@@ -15,7 +15,8 @@ from pathlib import Path
 # %% ../../nbs/installed.ipynb #inst-06
 _libraries = ('trl', 'transformers', 'peft', 'accelerate', 'datasets', 'huggingface_hub')
 _homes = dict(
-    trl=('trainer/*_trainer.py', 'trainer/*_config.py', 'experimental/*/*_trainer.py', 'experimental/*/*_config.py'),
+    trl=('trainer/*_trainer.py', 'trainer/*_config.py', 'scripts/*.py', 'experimental/*/*_trainer.py',
+        'experimental/*/*_config.py'),
     transformers=('training_args*.py', 'trainer.py', 'trainer_seq2seq.py', 'trainer_utils.py', 'utils/quantization_config.py',
                   'data/data_collator.py'),
     peft=('tuners/lora/config.py', 'config.py', 'mapping_func.py', 'tuners/*/config.py'))

@@ -69,11 +69,12 @@ def _as_script(words, flags):
     "The script that `trl sft --…` runs, with its options as arguments; '' for another command."
     at = next((i for i,w in enumerate(words[:-1]) if w == 'trl' or w.endswith('/trl')), None)
     if at is None or (method := _methods.get(words[at + 1])) is None: return ''
-    others = set().union(*(parameters(n, 'trl') or () for n in ('ModelConfig', 'ScriptArguments'))) | set(_of_launcher)
+    others = set().union(*(parameters(n, 'trl') or () for n in ('ModelConfig', 'ScriptArguments', f'{method}ScriptArguments'))) | set(_of_launcher)
     known = parameters(f'{method}Config', 'trl') or set()
     given = ', '.join(f'{k}={_value(v)}' for k,v in flags.items() if k.isidentifier() and (k in known or k not in others))
+    more = '**more, ' if 'config' in flags else '' # a file may say more
     processes = f'num_processes={flags["num_processes"]}' if flags.get('num_processes', '').isdigit() else ''
-    return (f'from trl import {method}Config, {method}Trainer # {processes}\nargs = {method}Config(**more, {given})\n'
+    return (f'from trl import {method}Config, {method}Trainer # {processes}\nargs = {method}Config({more}{given})\n'
             f'{method}Trainer("", args=args, **more)')
 _of_launcher = ('config', 'num_processes', 'num_machines', 'accelerate_config', 'gpu_ids', 'machine_rank', 'main_process_ip',
     'main_process_port', 'mixed_precision', 'reward_funcs', 'config_file', 'reward_model_name_or_path')

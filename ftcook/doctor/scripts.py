@@ -207,7 +207,10 @@ def _read(path):
     "A script, and the errors that are stored with it if it is a notebook."
     if path.suffix == '.ipynb':
         book = read_notebook(path)
-        return read_script(book.source, path.name, book.cells), book.errors
+        try: return read_script(book.source, path.name, book.cells), book.errors
+        except SyntaxError as e:
+            if e.lineno: e.where = Script(path.name, ast.Module([], []), cells=book.cells).at(e)
+            raise
     source = read_capped(path, limits().script).decode('utf-8-sig')
     if len(source) > limits().script: raise too_long(path, len(source))
     return read_script(source, path.name), ()
@@ -223,7 +226,7 @@ def diagnose_script(
     try:
         script, errors = _read(path)
         return Diagnosis([*_stored(path, errors), *examine(checks, script)], path.name)
-    except SyntaxError as e: return sick(f'{e.msg}', **({'line': e.lineno} if e.lineno else {}))
+    except SyntaxError as e: return sick(f'{e.msg}', **getattr(e, 'where', {'line': e.lineno} if e.lineno else {}))
     except (RecursionError, MemoryError): return sick('nested too deeply')
     except CutOffError as e: return sick(e.why, 'cut_off')
     except (ValueError, AttributeError, TypeError) as e: return sick(f'{type(e).__name__}: {str(e)[:120]}')
