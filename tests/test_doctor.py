@@ -1,5 +1,5 @@
 """The doctor names what is wrong, raises no alarm on what is sound, and is one entrance for everything."""
-import csv, importlib, inspect, json, random, re, subprocess, sys
+import csv, importlib, inspect, json, random, re, subprocess, sys, tomllib
 from types import ModuleType
 import pytest
 import ftcook.doctor as doctor
