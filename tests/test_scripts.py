@@ -19,7 +19,8 @@ def load(more=''): return f'm = AutoModelForCausalLM.from_pretrained("Qwen/Qwen3
 def grpo(**given):
     given = dict(output_dir='"o"', per_device_train_batch_size=8) | given
     return f"a = GRPOConfig({', '.join(f'{k}={v}' for k,v in given.items())})\n"
-def rewarded(function, name='r'): return f'{function}\nGRPOTrainer(model="x/y", reward_funcs={name}, args=GRPOConfig("o"), train_dataset=rows)\n'
+def rewarded(function, name='r'):
+    return f'{function}\nGRPOTrainer(model="x/y", reward_funcs={name}, args=GRPOConfig("o"), train_dataset=rows)\n'
 run_grpo = 'GRPOTrainer("x/y", reward_funcs=[], args=a, train_dataset=rows)\n'
 llama = 'tok = AutoTokenizer.from_pretrained("meta-llama/Llama-3.2-1B-Instruct")\n'
 
@@ -29,7 +30,8 @@ variants = [ # source, codes
     ('from transformers.trainer_utils import EvalPrediction\nfrom transformers import EarlyStoppingCallback, set_seed', []),
     ('from datasets import load_metric as lm\nlm("bleu")', ['gone_name']),
     ('try: from trl import ORPOTrainer\nexcept ImportError: from trl.experimental.orpo import ORPOTrainer', []),
-    ('import trl\nfrom packaging.version import parse\nif parse(trl.__version__) < parse("0.20"): from trl import setup_chat_format', []),
+    ('import trl\nfrom packaging.version import parse\nif parse(trl.__version__) < parse("0.20"): from trl import setup_chat_format',
+        []),
     ('from trl.experimental.orpo import ORPOConfig, ORPOTrainer\nORPOTrainer(model="x", args=ORPOConfig("o", max_length=9))', []),
     ('from trl import SFTConfg', ['gone_name']),
     ('from torch.optim import AdamW\nAdamW([], lr=1e-4)', []),
@@ -41,7 +43,8 @@ variants = [ # source, codes
     ('from trl import SFTTrainer as Fit\nFit("x/y", tokenizer=1)', ['unknown_argument']),
     ('T = SFTTrainer\nT("x/y", tokenizer=1)', ['unknown_argument']),
     ('from pytorch_lightning import Trainer\nTrainer(max_epochs=1, tokenizer=2)', []),
-    ('from diffusers import DiffusionPipeline\nDiffusionPipeline.from_pretrained("x", torch_dtype=torch.float16, load_in_4bit=True)', []),
+    ('from diffusers import DiffusionPipeline\nDiffusionPipeline.from_pretrained("x", torch_dtype=torch.float16, load_in_4bit=True)',
+        []),
     ('from vllm import LLM\nllm = LLM("x")\ntok.padding_side = "right"\nllm.generate("hi")', []),
     ('from gensim import Vocab\nv = Vocab()\nv.add_tokens(["a"])', []),
     # values
@@ -55,7 +58,8 @@ variants = [ # source, codes
     (load() + 'a = SFTConfig("o", eval_strategy="epoch")\nt = SFTTrainer(m, a, train_dataset=rows)\nt.eval_dataset = held', []),
     (load() + 'a = SFTConfig("o")\na.eval_strategy = "steps"\nTrainer(m, a, train_dataset=rows)', ['clash']),
     (load() + 'a = SFTConfig("o", eval_strategy="steps")\nSFTTrainer(m, a, train_dataset=rows, **more)', []),
-    ('a = SFTConfig("o", load_best_model_at_end=True, eval_strategy="epoch")\nSFTTrainer("x/y", a, train_dataset=rows, eval_dataset=held)',
+    ('a = SFTConfig("o", load_best_model_at_end=True, eval_strategy="epoch")\n'
+        'SFTTrainer("x/y", a, train_dataset=rows, eval_dataset=held)',
         ['clash']),
     ('a = SFTConfig("o", load_best_model_at_end=True, eval_strategy="epoch", save_strategy="epoch")\n'
         'SFTTrainer("x/y", a, train_dataset=rows, eval_dataset=held)', []),
@@ -71,8 +75,10 @@ variants = [ # source, codes
     ('SFTTrainer("x/y", SFTConfig("o", packing=True, max_length=None), train_dataset=rows)', ['clash']),
     (load() + 'DPOTrainer(m, m, DPOConfig("o"), train_dataset=rows)', ['clash']),
     (load() + 'DPOTrainer(m, None, DPOConfig("o"), train_dataset=rows)', []),
-    ('d = rows.map(lambda r: {"text": r["q"]})\nSFTTrainer("x/y", SFTConfig("o", assistant_only_loss=True), train_dataset=d)', ['clash']),
-    ('d = rows.map(lambda r: {"messages": r["q"]})\nSFTTrainer("x/y", SFTConfig("o", assistant_only_loss=True), train_dataset=d)', []),
+    ('d = rows.map(lambda r: {"text": r["q"]})\nSFTTrainer("x/y", SFTConfig("o", assistant_only_loss=True), train_dataset=d)',
+        ['clash']),
+    ('d = rows.map(lambda r: {"messages": r["q"]})\nSFTTrainer("x/y", SFTConfig("o", assistant_only_loss=True), train_dataset=d)',
+        []),
     # GRPO
     (grpo(num_generations=6) + run_grpo, ['group_size']),
     (grpo(num_generations=4) + run_grpo, []),
@@ -97,13 +103,19 @@ variants = [ # source, codes
     (load() + 'm.half()\nTrainer(m, TrainingArguments("o", fp16=True), train_dataset=rows)', ['fp16_weights']),
     (load(', dtype=torch.float16') + 'SFTTrainer(m, SFTConfig("o", fp16=True), train_dataset=rows, peft_config=lora)', []),
     (load(', dtype=torch.bfloat16') + 'SFTTrainer(m, SFTConfig("o", fp16=True), train_dataset=rows)', []),
-    ('SFTTrainer("x/y", SFTConfig("o", fp16=True, model_init_kwargs={"dtype": "float16"}), train_dataset=rows)', ['fp16_weights']),
+    ('SFTTrainer("x/y", SFTConfig("o", fp16=True, model_init_kwargs={"dtype": "float16"}), train_dataset=rows)',
+        ['fp16_weights']),
     (load(f', quantization_config={four}') + 'SFTTrainer(m, SFTConfig("o"), train_dataset=rows)', ['quantized_base']),
-    (f'q = {four}\n' + load(', quantization_config=q') + 'm = get_peft_model(m, lora)\nSFTTrainer(m, SFTConfig("o"), train_dataset=rows)', []),
-    (f'q = {four}\n' + load(', quantization_config=q') + 'm.add_adapter(lora)\nTrainer(m, TrainingArguments("o"), train_dataset=rows)', []),
+    (f'q = {four}\n' + load(', quantization_config=q') + 'm = get_peft_model(m, lora)\n'
+        'SFTTrainer(m, SFTConfig("o"), train_dataset=rows)',
+        []),
+    (f'q = {four}\n' + load(', quantization_config=q') + 'm.add_adapter(lora)\n'
+        'Trainer(m, TrainingArguments("o"), train_dataset=rows)',
+        []),
     (load() + 'm = PeftModel.from_pretrained(m, "a")\nTrainer(m, TrainingArguments("o"), train_dataset=rows)', ['frozen']),
     ('m = AutoPeftModelForCausalLM.from_pretrained("a")\nSFTTrainer(m, SFTConfig("o"), train_dataset=rows)', ['frozen']),
-    ('m = AutoPeftModelForCausalLM.from_pretrained("a", is_trainable=True)\nSFTTrainer(m, SFTConfig("o"), train_dataset=rows)', []),
+    ('m = AutoPeftModelForCausalLM.from_pretrained("a", is_trainable=True)\nSFTTrainer(m, SFTConfig("o"), train_dataset=rows)',
+        []),
     (load() + 'm = PeftModel.from_pretrained(m, "a").merge_and_unload()\nSFTTrainer(m, SFTConfig("o"), train_dataset=rows, '
         'peft_config=lora)', []),
     (load() + 'SFTTrainer(m, SFTConfig("o"), train_dataset=rows)\nn = PeftModel.from_pretrained(m, "a")', []),
@@ -115,13 +127,17 @@ variants = [ # source, codes
     ('d = rows.map(lambda r: {"text": tok.apply_chat_template(r["m"], tokenize=False)})\n'
         'SFTTrainer("Qwen/Qwen3-0.6B", SFTConfig("o"), train_dataset=d)', []),
     (llama + 's = tok.apply_chat_template(x, tokenize=False, add_generation_prompt=True)\n' + 'i = tok(s)', ['double_bos']),
-    (llama + 's = tok.apply_chat_template(x, tokenize=False, add_generation_prompt=True)\n' + 'i = tok(s, add_special_tokens=False)', []),
+    (llama + 's = tok.apply_chat_template(x, tokenize=False, add_generation_prompt=True)\n'
+        '' + 'i = tok(s, add_special_tokens=False)',
+        []),
     ('i = tok.apply_chat_template(x, return_tensors="pt")\n' + load() + 'm.generate(i)', ['no_generation_prompt']),
     ('i = tok.apply_chat_template(x, add_generation_prompt=True)\n' + load() + 'm.generate(i)', []),
     # evaluation, reference, saving
     ('SFTTrainer("x/y", SFTConfig("o"), train_dataset=rows, eval_dataset=rows.shuffle(1).select(range(9)))', ['eval_is_train']),
     ('e = rows.select(range(9))\nSFTTrainer("x/y", SFTConfig("o"), train_dataset=rows, eval_dataset=e)', ['eval_is_train']),
-    ('e = rows.select(range(9))\nrows = rows.select(range(9, 99))\nSFTTrainer("x/y", SFTConfig("o"), train_dataset=rows, eval_dataset=e)', []),
+    ('e = rows.select(range(9))\nrows = rows.select(range(9, 99))\n'
+        'SFTTrainer("x/y", SFTConfig("o"), train_dataset=rows, eval_dataset=e)',
+        []),
     ('d = rows.train_test_split(.1)\nSFTTrainer("x/y", SFTConfig("o"), train_dataset=d["train"], eval_dataset=d["test"])', []),
     ('d = rows.train_test_split(.1)\nSFTTrainer("x/y", SFTConfig("o"), train_dataset=d["train"], eval_dataset=d["train"].take(9))',
         ['eval_is_train']),
@@ -132,12 +148,16 @@ variants = [ # source, codes
     (load() + 'Trainer(m, TrainingArguments("o"), train_dataset=rows, compute_metrics=f)', ['logits_kept']),
     ('m = AutoModelForSequenceClassification.from_pretrained("x")\nTrainer(m, TrainingArguments("o"), compute_metrics=f)', []),
     ('SFTTrainer("x/y", SFTConfig("o"), train_dataset=rows, compute_metrics=f, preprocess_logits_for_metrics=g)', []),
-    (load() + 'r = AutoModelForCausalLM.from_pretrained("Qwen/Qwen3-0.6B")\nDPOTrainer(m, r, DPOConfig("o"), train_dataset=rows)', []),
-    ('a = SFTConfig("o", fsdp="full_shard")\nt = SFTTrainer("x/y", a, train_dataset=rows)\nw = t.model.state_dict()\ntorch.save(w, "m.pt")',
+    (load() + 'r = AutoModelForCausalLM.from_pretrained("Qwen/Qwen3-0.6B")\nDPOTrainer(m, r, DPOConfig("o"), train_dataset=rows)',
+        []),
+    ('a = SFTConfig("o", fsdp="full_shard")\nt = SFTTrainer("x/y", a, train_dataset=rows)\nw = t.model.state_dict()\n'
+        'torch.save(w, "m.pt")',
         ['sharded_save']),
     ('a = SFTConfig("o", deepspeed={"zero_optimization": {"stage": 3}})\nt = SFTTrainer("x/y", a, train_dataset=rows)\n'
         'torch.save(t.model.state_dict(), "m.pt")', ['sharded_save']),
-    ('a = SFTConfig("o", deepspeed="zero2.json")\nt = SFTTrainer("x/y", a, train_dataset=rows)\ntorch.save(t.model.state_dict(), "m.pt")', []),
+    ('a = SFTConfig("o", deepspeed="zero2.json")\nt = SFTTrainer("x/y", a, train_dataset=rows)\n'
+        'torch.save(t.model.state_dict(), "m.pt")',
+        []),
     # loading
     ('AutoModelForCausalLM.from_pretrained("x/y", load_in_8bit=True)', ['unknown_argument']),
     ('AutoModelForCausalLM.from_pretrained("x/y", load_in_8bit=False, dtype="auto")', [])]

@@ -25,7 +25,8 @@ def _ids(row):
 
 def _inputs(setup):
     "The tokens of the first rows as the model will see them, without padding; where there is no batch, those of the data."
-    if setup.batch is None or getattr(setup.batch.get('input_ids'), 'ndim', 0) != 2: return [i for r in _rows(setup, 8) if (i := _ids(r))]
+    made = setup.batch is not None and getattr(setup.batch.get('input_ids'), 'ndim', 0) == 2
+    if not made: return [i for r in _rows(setup, 8) if (i := _ids(r))]
     ids, mask = setup.batch['input_ids'].tolist(), setup.batch.get('attention_mask')
     mask = mask.tolist() if getattr(mask, 'ndim', 0) == 2 else [[1]*len(row) for row in ids]
     return [[t for t,m in zip(*both) if m] for both in zip(ids, mask)]
@@ -37,7 +38,8 @@ def _check_double_bos(setup):
     said = f'{len(twice)} of the first {len(rows)} rows begin with {setup.tokenizer.bos_token!r} twice'
     yield Finding('double_bos', 'certain', said, dict(row=twice[0]))
 
-_headers = re.compile(r'(?:<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|turn\|?>|<)(human|gpt|bot|chatgpt|bard|ai|bing)\b', re.I)
+_headers = re.compile(r'(?:<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|turn\|?>|<)'
+    r'(human|gpt|bot|chatgpt|bard|ai|bing)\b', re.I)
 
 def _check_headers(setup):
     if not hasattr(setup.tokenizer, 'decode'): return
@@ -50,7 +52,8 @@ def _check_headers(setup):
 def _check_dropped(setup):
     "trl drops what has no label left after cutting, as its last step: what the data still holds behind its index is more."
     data, whole = setup.dataset, getattr(getattr(setup.dataset, '_data', None), 'num_rows', 0)
-    prepared = hasattr(setup.args, 'truncation_mode') and not (getattr(setup.args, 'dataset_kwargs', None) or {}).get('skip_prepare_dataset')
+    own = (getattr(setup.args, 'dataset_kwargs', None) or {}).get('skip_prepare_dataset')
+    prepared = hasattr(setup.args, 'truncation_mode') and not own
     if not prepared or getattr(setup.args, 'packing', False) or getattr(data, '_indices', None) is None: return
     gone = whole - len(data)
     if gone <= thresholds.dropped_share*whole: return
@@ -63,7 +66,8 @@ def _check_cut(setup):
     eos = getattr(setup.tokenizer, 'eos_token_id', None)
     full = [i for i,ids in enumerate(rows) if len(ids) == min(longest, 2000) and eos not in ids[-3:]]
     if len(full) <= len(rows)/2: return
-    yield Finding('rows_cut', 'likely', f'{len(full)} of the first {len(rows)} rows end at max_length={longest}', dict(row=full[0]))
+    said = f'{len(full)} of the first {len(rows)} rows end at max_length={longest}'
+    yield Finding('rows_cut', 'likely', said, dict(row=full[0]))
 
 def _check_pads(setup):
     mask = setup.batch.get('attention_mask') if setup.batch is not None else None
@@ -81,6 +85,7 @@ def _check_shift(setup):
     if bool((labels[:, :-1] == ids[:, 1:])[counted].all()):
         yield Finding('shifted_labels', 'certain', 'each label is the token after its own, in the first rows', dict(row=0))
 
+# %% ../../nbs/batch.ipynb #btch-09
 def _check_no_labels(setup):
     base = setup.model.get_base_model() if hasattr(setup.model, 'get_base_model') else setup.model
     plain = type(setup.args).__name__ == 'TrainingArguments' and type(base).__name__.endswith('ForCausalLM')

@@ -20,7 +20,8 @@ from .training import diagnose_run, diagnose_trainer
 # %% ../../nbs/13f_doctor.ipynb #13d-h10
 Kind = namedtuple('Kind', 'name fits examine')
 _scripts, _launches = ('.py', '.ipynb'), ('.sh', '.bash', '.slurm', '.sbatch')
-_data, _logs = ('.jsonl', '.json', '.csv', '.tsv', '.parquet', '.arrow', '.gz', '.bz2', '.xz', '.zst'), ('.log', '.txt', '.out', '.err')
+_data = ('.jsonl', '.json', '.csv', '.tsv', '.parquet', '.arrow', '.gz', '.bz2', '.xz', '.zst')
+_logs = ('.log', '.txt', '.out', '.err')
 
 def _is_path(thing): return isinstance(thing, (str, Path))
 def _ends(*suffixes): return lambda thing: _is_path(thing) and Path(thing).suffix in suffixes
@@ -38,6 +39,7 @@ def _is_printed(thing):
         end = f.read(2**16)
     return b'\0' not in end and bool(_logged.search(end))
 
+# %% ../../nbs/13f_doctor.ipynb #13d-h10b
 kinds = (
     Kind('exception', lambda thing: isinstance(thing, BaseException), diagnose_exception),
     Kind('trainer', lambda thing: hasattr(thing, 'train_dataset'), diagnose_trainer),
@@ -61,7 +63,8 @@ def _kind(thing):
         if not os.access(path, os.R_OK): raise PermissionError(f'{path}: may not be read')
     found = next((kind for kind in kinds if kind.fits(thing)), None)
     if found: return found
-    raise ValueError(f"{thing}: unknown kind of file; the doctor reads folders and {', '.join(_scripts + _data + _logs + _launches)}")
+    endings = ', '.join(_scripts + _data + _logs + _launches)
+    raise ValueError(f'{thing}: unknown kind of file; the doctor reads folders and {endings}')
 
 # %% ../../nbs/13f_doctor.ipynb #11-207
 def diagnose(

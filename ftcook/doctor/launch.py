@@ -56,20 +56,23 @@ def _check_devices(name, line, words, flags, visible):
     several = next((flags[k] for k in ('num_processes', 'nproc_per_node', 'num_gpus') if flags.get(k, '').isdigit()), None)
     own = next((w.partition('=')[2] for w in words if w.startswith('CUDA_VISIBLE_DEVICES=')), visible)
     cards = len([c for c in (own or '').split(',') if c.strip()])
-    if several is None or not re.fullmatch(r'[\d, ]+', own or '') or int(several) <= cards or int(flags.get('num_machines') or 1) > 1: return
+    if several is None or not re.fullmatch(r'[\d, ]+', own or '') or flags.get('num_machines', '1') != '1': return
+    if int(several) <= cards: return
     said = f'{several} processes, and CUDA_VISIBLE_DEVICES={own} shows {cards}'
     yield Finding('too_many_processes', 'certain', said, dict(file=name, line=line))
 
 def _value(text):
     "An option as Python has it."
     try: return repr(ast.literal_eval(text))
-    except (ValueError, SyntaxError, MemoryError, RecursionError): return repr({'true': True, 'false': False}.get(text.lower(), text))
+    except (ValueError, SyntaxError, MemoryError, RecursionError): pass
+    return repr(dict(true=True, false=False).get(text.lower(), text))
 
 def _as_script(words, flags):
     "The script that `trl sft --…` runs, with its options as arguments; '' for another command."
     at = next((i for i,w in enumerate(words[:-1]) if w == 'trl' or w.endswith('/trl')), None)
     if at is None or (method := _methods.get(words[at + 1])) is None: return ''
-    others = set().union(*(parameters(n, 'trl') or () for n in ('ModelConfig', 'ScriptArguments', f'{method}ScriptArguments'))) | set(_of_launcher)
+    classes = ('ModelConfig', 'ScriptArguments', f'{method}ScriptArguments')
+    others = set(_of_launcher).union(*(parameters(n, 'trl') or () for n in classes))
     known = parameters(f'{method}Config', 'trl') or set()
     given = ', '.join(f'{k}={_value(v)}' for k,v in flags.items() if k.isidentifier() and (k in known or k not in others))
     more = '**more, ' if 'config' in flags else '' # a file may say more
@@ -79,6 +82,7 @@ def _as_script(words, flags):
 _of_launcher = ('config', 'num_processes', 'num_machines', 'accelerate_config', 'gpu_ids', 'machine_rank', 'main_process_ip',
     'main_process_port', 'mixed_precision', 'reward_funcs', 'config_file', 'reward_model_name_or_path')
 
+# %% ../../nbs/launch.ipynb #lnch-08
 def diagnose_launch(
     path:str|Path, # a shell script that starts a training
     checks:tuple, # of scripts, for what the command runs
@@ -96,8 +100,8 @@ def diagnose_launch(
         found += [replace(f, where=dict(file=path.name, line=line)) for f in said]
     return Diagnosis(found[:limits().findings], path.name)
 
-# %% ../../nbs/launch.ipynb #lnch-09
-_deepspeed = {'zero_optimization', 'train_micro_batch_size_per_gpu', 'zero_allow_untested_optimizer', 'steps_per_print', 'wall_clock_breakdown'}
+# %% ../../nbs/launch.ipynb #lnch-10
+_deepspeed = {'zero_optimization', 'train_micro_batch_size_per_gpu', 'zero_allow_untested_optimizer', 'wall_clock_breakdown'}
 
 def is_deepspeed(
     path, # a file

@@ -107,7 +107,7 @@ _loading = dict( # old argument of from_pretrained -> (code, confidence, what to
 def _check_loading(script):
     for call in script.named('from_pretrained'):
         for name in call.given:
-            if name not in _loading or name in ('load_in_4bit', 'load_in_8bit') and script.literal(call.given[name]) is False: continue
+            if name not in _loading or name.startswith('load_in') and script.literal(call.given[name]) is False: continue
             code, confidence, fix = _loading[name]
             said = f'{name} is called dtype now' if code == 'old_argument' else f'from_pretrained does not take {name}'
             yield Finding(code, confidence, f'{call.dotted}({name}=…)', script.at(call.given[name]), fix=fix, title=said)
@@ -141,7 +141,8 @@ def _check_precision(script):
         yield Finding('two_precisions', 'certain', 'bf16=True, fp16=True', script.at(given['fp16']))
 
 # %% ../../nbs/13d_scripts.ipynb #11-114
-_answers = re.compile(r"SFTTrainer|apply_chat_template|messages|completion|response|answer|instruction|eos_token\W*(?:$|[)}\]+])", re.I | re.M)
+_answers = re.compile(r"SFTTrainer|apply_chat_template|messages|completion|response|answer|instruction"
+    r"|eos_token\W*(?:$|[)}\]+])", re.I | re.M)
 
 def _check_masked_end(script):
     collators = script.named('DataCollatorForLanguageModeling')

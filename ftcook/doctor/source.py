@@ -34,9 +34,10 @@ def is_foreign(
     "Does a name belong to the script itself, or to a library that these rules are not about?"
     return origin[:1] != '?' and re.match(r'\w*', origin)[0] not in _ours
 
+# %% ../../nbs/script_source.ipynb #ssrc-06
 @dataclass
-class Script:
-    "A script as its syntax tree shows it."
+class _Seen:
+    "What is collected of a script."
     name: str
     tree: ast.Module
     text_of: str='' # its source
@@ -53,6 +54,10 @@ class Script:
         "The calls of a function or class of the libraries, not of what merely has the same name."
         return [c for c in self.calls if c.name in names and not is_foreign(c.origin)]
 
+    def uses(self, *libraries):
+        "Is any of these libraries imported?"
+        return any(origin.split('.')[0] in libraries for places in self.imported.values() for _,origin in places)
+
     def at(self, node):
         "Where a node stands, for a finding."
         if not self.cells: return dict(file=self.name, line=node.lineno)
@@ -64,6 +69,9 @@ class Script:
         call = self.by_node.get(id(node))
         return call if call and call.name == name and not is_foreign(call.origin) else None
 
+# %% ../../nbs/script_source.ipynb #ssrc-07
+class Script(_Seen):
+    "A script as its syntax tree shows it."
     def value(self, node):
         "What a variable stands for: the last thing that it was given above the line where it is used."
         for _ in range(5):
@@ -94,11 +102,7 @@ class Script:
         "Is `name` imported from the library `of`?"
         return any(f'{origin}.'.startswith(f'{of}.') and origin.endswith(f'.{name}') for _,origin in self.imported.get(name, ()))
 
-    def uses(self, *libraries):
-        "Is any of these libraries imported?"
-        return any(origin.split('.')[0] in libraries for places in self.imported.values() for _,origin in places)
-
-# %% ../../nbs/script_source.ipynb #ssrc-07
+# %% ../../nbs/script_source.ipynb #ssrc-09
 def _last(places, line):
     "What was said last above a line."
     return max((p for p in places if p[0] <= line), default=places[0], key=lambda p: p[0])[1]
@@ -131,7 +135,7 @@ def _attribute(script, node, deep):
     if value is not node: return origin_of(script, value, deep + 1)
     return f'{origin_of(script, node.value, deep + 1)}.{node.attr}'
 
-# %% ../../nbs/script_source.ipynb #ssrc-09
+# %% ../../nbs/script_source.ipynb #ssrc-11
 def _unpacked(script, value):
     "(argument, value) pairs of a dictionary that a call unpacks; None where it is not in the script."
     if isinstance(value, ast.Name) and len(script.values.get(value.id, ())) == 1: value = script.values[value.id][0]
@@ -159,9 +163,11 @@ def _targets(node):
     else: return
     for target,value in pairs:
         if not isinstance(target, (ast.Tuple, ast.List)): yield target, value
-        elif isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts): yield from zip(target.elts, value.elts)
+        elif isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts):
+            yield from zip(target.elts, value.elts)
         else: yield from ((part, value) for part in target.elts)
 
+# %% ../../nbs/script_source.ipynb #ssrc-12
 def _imported(script, node):
     if isinstance(node, ast.ImportFrom):
         module = '.'*node.level + (node.module or '') # a leading dot is the script's own package
@@ -199,7 +205,7 @@ def read_script(
         script.by_node[id(node)] = script.calls[-1]
     return script
 
-# %% ../../nbs/script_source.ipynb #ssrc-12
+# %% ../../nbs/script_source.ipynb #ssrc-15
 _python_magics = ('%%time', '%%timeit', '%%capture', '%%prun') # whose cell is Python all the same
 
 def _cell_code(source):
@@ -224,8 +230,10 @@ def _stored_errors(cell):
 
 def _language(about):
     "The language of a notebook's kernel."
-    return str((about.get('language_info') or {}).get('name') or (about.get('kernelspec') or {}).get('language') or 'python').lower()
+    said = (about.get('language_info') or {}).get('name') or (about.get('kernelspec') or {}).get('language')
+    return str(said or 'python').lower()
 
+# %% ../../nbs/script_source.ipynb #ssrc-16
 def read_notebook(
     path:str|Path, # a .ipynb file
 )->Notebook:

@@ -49,6 +49,7 @@ class Training:
 
 def _is_none(node): return isinstance(node, ast.Constant) and node.value is None
 
+# %% ../../nbs/trainings.ipynb #trngs-06
 _wrappers = re.compile(r'(^|\.)(get_peft_model|prepare_model_for_kbit_training|PeftModel\w*\.from_pretrained)$')
 def _wrapped(call):
     "The model inside a call that makes one of another."
@@ -85,12 +86,13 @@ def library_of(call):
     "The library that a call belongs to, if that is known."
     return '' if call.origin.startswith('?') else call.origin.partition('.')[0]
 
+# %% ../../nbs/trainings.ipynb #trngs-07
 def _is_wrapped(script, node):
     "Is a model the result of get_peft_model?"
     nodes = script.values.get(node.id, ()) if isinstance(node, ast.Name) else (node,)
     return any(isinstance(n, ast.Call) and _dotted(n.func).endswith('get_peft_model') for n in nodes)
 
-# %% ../../nbs/trainings.ipynb #trngs-07
+# %% ../../nbs/trainings.ipynb #trngs-09
 Clash = namedtuple('Clash', 'trainers test said fix') # test: does a training have it?
 
 def _differ(t):
@@ -127,6 +129,7 @@ def _same_object(t):
 
 def on(*names): return lambda t: all(t.setting(n) is True for n in names)
 
+# %% ../../nbs/trainings.ipynb #trngs-10
 _sft, _grpo, _dpo, _any = ('SFTTrainer',), ('GRPOTrainer', 'RLOOTrainer'), ('DPOTrainer', 'KTOTrainer'), ()
 clashes = (
     Clash(_any, _evaluates_nothing, 'an evaluation is asked for, and there is no eval_dataset',
@@ -157,7 +160,8 @@ clashes = (
     Clash(_grpo, lambda t: t.setting('sync_ref_model') is True and t.setting('beta') == 0,
           'sync_ref_model=True with beta=0, which has no reference', 'beta=0.04, or leave sync_ref_model out.'),
     Clash(_dpo, _same_object, 'model and ref_model are one object', 'Leave ref_model out.'),
-    Clash(_dpo, on('sync_ref_model', 'precompute_ref_log_probs'), 'sync_ref_model with precompute_ref_log_probs', 'One of the two.'))
+    Clash(_dpo, on('sync_ref_model', 'precompute_ref_log_probs'),
+          'sync_ref_model with precompute_ref_log_probs', 'One of the two.'))
 
 def _check_clashes(script):
     for t in trainings(script):
@@ -165,7 +169,7 @@ def _check_clashes(script):
             if clash.trainers and t.call.name not in clash.trainers or not clash.test(t): continue
             yield Finding('clash', 'certain', f'{t.call.name}: {clash.said}', script.at(t.call.node), fix=clash.fix)
 
-# %% ../../nbs/trainings.ipynb #trngs-09
+# %% ../../nbs/trainings.ipynb #trngs-12
 def _processes(script):
     "How many processes the script says it is started with; one if it does not."
     said = re.search(r'(?:num_processes|nproc[_-]per[_-]node|num[_-]gpus)[ =]+(\d{1,4})', script.text_of)
@@ -173,7 +177,8 @@ def _processes(script):
 
 def _check_groups(script):
     for t in (t for t in trainings(script) if t.is_grpo and t.config):
-        group, n, steps = t.setting('num_generations'), t.setting('per_device_train_batch_size'), t.setting('steps_per_generation')
+        asked = ('num_generations', 'per_device_train_batch_size', 'steps_per_generation')
+        group, n, steps = (t.setting(name) for name in asked)
         if steps is None and not t.sets('steps_per_generation'): steps = t.setting('gradient_accumulation_steps')
         total, processes = t.setting('generation_batch_size'), _processes(script)
         if not t.sets('generation_batch_size') and isinstance(n, int) and isinstance(steps, int): total = n*steps*processes
@@ -198,6 +203,7 @@ def _is_number(node):
     if isinstance(node, ast.BinOp): return _is_number(node.left) and _is_number(node.right)
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _numbers
 
+# %% ../../nbs/trainings.ipynb #trngs-13
 def _returned(function):
     "What a function returns; not what the functions inside it do."
     left = list(function.body)
@@ -226,9 +232,10 @@ def _check_rewards(script):
                 yield Finding('same_rewards', 'certain', f'{name} returns one reward for all', script.at(function))
 
 def _is_constant_list(node):
-    return any(isinstance(o, ast.List) and o.elts and all(isinstance(e, ast.Constant) for e in o.elts) for o in (node.left, node.right))
+    lists = (o.elts for o in (node.left, node.right) if isinstance(o, ast.List))
+    return any(parts and all(isinstance(e, ast.Constant) for e in parts) for parts in lists)
 
-# %% ../../nbs/trainings.ipynb #trngs-11
+# %% ../../nbs/trainings.ipynb #trngs-15
 def _loaded(t):
     "The call of from_pretrained that makes the model of a training, and whether an adapter is put on it."
     node, wraps = t.model()
@@ -263,6 +270,7 @@ def _quantized(script, call):
     named = script.call_of(config, 'BitsAndBytesConfig') if isinstance(config, ast.Call) else None
     return bool(named) and any(script.literal(named.given.get(k)) is True for k in _quantizes)
 
+# %% ../../nbs/trainings.ipynb #trngs-16
 def _check_quantized(script):
     for t in trainings(script):
         call, _, adapter = _loaded(t)
@@ -280,7 +288,8 @@ def _check_frozen(script):
         if not loads or t.has('peft_config') or _thaws.search(script.text_of): continue
         call = script.by_node.get(id(loads[0]))
         if call is None or call.open or is_foreign(call.origin) or len(loads[0].args) > 3: continue
-        yield Finding('frozen', 'certain', f'{call.dotted}(…) without is_trainable=True, and then {t.call.name}', script.at(loads[0]))
+        said = f'{call.dotted}(…) without is_trainable=True, and then {t.call.name}'
+        yield Finding('frozen', 'certain', said, script.at(loads[0]))
 
 def _check_order(script):
     for call in script.named('prepare_model_for_kbit_training'):
@@ -289,8 +298,8 @@ def _check_order(script):
         yield Finding('frozen', 'certain', 'prepare_model_for_kbit_training after get_peft_model freezes the adapter as well',
             script.at(call.node), fix='First prepare_model_for_kbit_training, then get_peft_model.')
 
-# %% ../../nbs/trainings.ipynb #trngs-13
-Family = namedtuple('Family', 'template model marks double_bos') # patterns; does its template write the bos that its tokenizer adds?
+# %% ../../nbs/trainings.ipynb #trngs-18
+Family = namedtuple('Family', 'template model marks double_bos') # patterns; does its template write the tokenizer's bos?
 families = dict(
     llama3=Family(r'llama-?3', r'llama-?3', r'<\|(start|end)_header_id\|>|<\|eot_id\|>', True),
     chatml=Family(r'chatml|qwen', r'qwen|smollm', r'<\|im_(start|end)\|>', False),
@@ -315,8 +324,10 @@ def _model_names(script):
     return [n for n in names if isinstance(n, str)]
 _name_keys = ('pretrained_model_name_or_path', 'model_name', 'model_id')
 
+# %% ../../nbs/trainings.ipynb #trngs-19
 def _check_markers(script):
-    templates = [script.literal(c.given['chat_template']) for c in script.calls if c.name == 'get_chat_template' and 'chat_template' in c.given]
+    chosen = [c.given for c in script.calls if c.name == 'get_chat_template' and 'chat_template' in c.given]
+    templates = [script.literal(given['chat_template']) for given in chosen]
     names, part = (templates, 'template') if templates else (_model_names(script), 'model')
     known = {key for n in names if (key := _family(n, part))}
     for call in script.calls:
@@ -334,11 +345,14 @@ def _rendered(script):
 
 def _adds_bos(script, rendered):
     "Does the tokenizer that renders a text add a bos which its template has written already?"
-    loads = [script.call_of(script.value(c.node.func.value), 'from_pretrained') for c in rendered if isinstance(c.node.func, ast.Attribute)]
+    tokenizers = [c.node.func.value for c in rendered if isinstance(c.node.func, ast.Attribute)]
+    loads = [script.call_of(script.value(node), 'from_pretrained') for node in tokenizers]
     names = [n for c in loads if c and (n := _name_of(script, c))] or _model_names(script)
     known = [families[f].double_bos for n in names if (f := _family(n, 'model'))]
     text = script.text_of.replace(' ', '')
-    return bool(known) and all(known) and not re.search(r'add_special_tokens=False|add_bos_token|\.bos_token\b|skip_prepare_dataset', text)
+    return bool(known) and all(known) and not _mends.search(text)
+
+_mends = re.compile(r'add_special_tokens=False|add_bos_token|\.bos_token\b|skip_prepare_dataset')
 
 def _tokenized(script, rendered):
     "The calls of a tokenizer on a text that its template made."
@@ -350,6 +364,7 @@ def _tokenized(script, rendered):
         if not named and not any(c.node is first for c in rendered): continue
         if any(c.dotted.rpartition('.')[0] in (call.dotted, call.dotted.rpartition('.')[0]) for c in rendered): yield call
 
+# %% ../../nbs/trainings.ipynb #trngs-20
 def _check_double_bos(script):
     if script.uses('unsloth') or not (rendered := _rendered(script)) or not _adds_bos(script, rendered): return
     tokenized = next(_tokenized(script, rendered), None)
@@ -357,23 +372,27 @@ def _check_double_bos(script):
     maps = script.named('map') or any(t.has('formatting_func') for t in trains)
     if tokenized is None and not (trains and maps): return
     then = f'{tokenized.dotted}(…), line {tokenized.node.lineno},' if tokenized else f'{trains[0].call.name}'
-    yield Finding('double_bos', 'likely', f'apply_chat_template(tokenize=False), and then {then} adds a bos again', script.at(rendered[0].node))
+    said = f'apply_chat_template(tokenize=False), and then {then} adds a bos again'
+    yield Finding('double_bos', 'likely', said, script.at(rendered[0].node))
 
 def _check_generation_prompt(script):
     asked = [c for c in script.calls if c.name == 'apply_chat_template' and not is_foreign(c.origin)]
     if not asked or trainings(script) or not script.named('generate'): return
-    if any(c.open or {'add_generation_prompt', 'continue_final_message'} & set(c.given) or len(c.node.args) > 1 for c in asked): return
+    says = {'add_generation_prompt', 'continue_final_message'}
+    if any(c.open or says & set(c.given) or len(c.node.args) > 1 for c in asked): return
     if re.search(r'backward\(|\.step\(', script.text_of): return # a loop of its own may train on what it renders
-    yield Finding('no_generation_prompt', 'likely', 'apply_chat_template(…) without add_generation_prompt=True, and generate', script.at(asked[0].node))
+    said = 'apply_chat_template(…) without add_generation_prompt=True, and generate'
+    yield Finding('no_generation_prompt', 'likely', said, script.at(asked[0].node))
 
-# %% ../../nbs/trainings.ipynb #trngs-15
+# %% ../../nbs/trainings.ipynb #trngs-22
 _slices = ('select', 'take', 'shuffle', 'head', 'shard')
 
 def _taken_from(script, node):
     "The rows that a part is taken from: rows.select(…) and rows[:9] are taken from rows."
     node, part = script.value(node), False
     while True:
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _slices: inner = node.func.value
+        sliced = isinstance(node, ast.Call) and getattr(node.func, 'attr', '') in _slices
+        if sliced: inner = node.func.value
         elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice): inner = node.value
         else: return node, part
         node, part = inner, True
@@ -382,7 +401,8 @@ def _same_split(script, train, held_out):
     "Are both of one load_dataset, and the second a part of the first?"
     loads = [script.call_of(n, 'load_dataset') for n in (train, held_out)]
     if not all(loads): return False
-    texts = [[script.text(a) for a in c.node.args] + [f'{k}={script.text(v)}' for k,v in c.given.items() if k != 'split'] for c in loads]
+    def named(c): return [f'{k}={script.text(v)}' for k,v in c.given.items() if k != 'split']
+    texts = [[script.text(a) for a in c.node.args] + named(c) for c in loads]
     splits = [script.literal(c.given.get('split')) for c in loads]
     return texts[0] == texts[1] and all(isinstance(s, str) for s in splits) and splits[1].partition('[')[0] == splits[0]
 
@@ -403,13 +423,15 @@ def _same_rows(script, train, rows, part):
     name = next((n.id for n in ast.walk(train) if isinstance(n, ast.Name)), '')
     return len(script.values.get(name, ())) < 2
 
+# %% ../../nbs/trainings.ipynb #trngs-23
 def _check_logits(script):
     for t in trainings(script):
         if not t.has('compute_metrics') or not t.lacks('preprocess_logits_for_metrics') or 'Seq2Seq' in t.call.name: continue
         call, _, _ = _loaded(t)
         language = t.call.name == 'SFTTrainer' or call and 'CausalLM' in call.dotted
         if not language or t.sets('prediction_loss_only') or t.setting('batch_eval_metrics') is True: continue
-        yield Finding('logits_kept', 'likely', 'compute_metrics without preprocess_logits_for_metrics', script.at(t.given['compute_metrics']))
+        said = 'compute_metrics without preprocess_logits_for_metrics'
+        yield Finding('logits_kept', 'likely', said, script.at(t.given['compute_metrics']))
 
 def _check_reference(script):
     for t in trainings(script):
@@ -424,7 +446,8 @@ def _check_reference(script):
 _stage3 = re.compile(r'(?:zero|stage|ds)[\w"\': ]*3|full_shard', re.I)
 
 def _check_sharded_save(script):
-    sharded = [t for t in trainings(script) if any(k in t.settings and _stage3.search(script.text(script.value(t.settings[k]))) for k in ('deepspeed', 'fsdp'))]
+    ways = [script.value(t.settings[k]) for t in trainings(script) for k in ('deepspeed', 'fsdp') if k in t.settings]
+    sharded = [way for way in ways if _stage3.search(script.text(way))]
     gathers = re.search(r'GatheredParameters|get_state_dict|FullStateDictConfig|full_tensor|zero_to_fp32', script.text_of)
     if not sharded or gathers: return
     for call in script.calls:
@@ -439,6 +462,7 @@ def _check_text_field(script):
         if column not in ('messages', 'conversations', 'prompt'): continue
         yield Finding('text_field', 'certain', f'dataset_text_field={column!r}', script.at(given['dataset_text_field']))
 
+# %% ../../nbs/trainings.ipynb #trngs-24
 def _makes(script, column):
     "Does the script write a column of this name?"
     return any(isinstance(n, ast.Dict) and any(isinstance(k, ast.Constant) and k.value == column for k in n.keys)
@@ -454,7 +478,7 @@ def _check_assistant_in_text(script):
         yield Finding('clash', 'certain' if made else 'likely', said, script.at(t.settings['assistant_only_loss']),
             fix='Give the trainer the messages; a text does not say which tokens are the assistant\'s.')
 
-# %% ../../nbs/trainings.ipynb #trngs-16
+# %% ../../nbs/trainings.ipynb #trngs-25
 training_checks = (_check_clashes, _check_groups, _check_sampling, _check_rewards, _check_half_weights, _check_quantized,
-    _check_frozen, _check_order, _check_markers, _check_double_bos, _check_generation_prompt, _check_text_field, _check_assistant_in_text,
-    _check_eval_rows, _check_reference, _check_sharded_save, _check_logits) # from `Script` to findings
+    _check_frozen, _check_order, _check_markers, _check_double_bos, _check_generation_prompt, _check_text_field,
+    _check_assistant_in_text, _check_eval_rows, _check_reference, _check_sharded_save, _check_logits) # from `Script` to findings

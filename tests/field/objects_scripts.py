@@ -28,10 +28,12 @@ def args(cls, **more):
 
 def turn(role, content): return dict(role=role, content=content)
 def rows(make, n=8): return Dataset.from_list([make(i) for i in range(n)])
-def chats(): return rows(lambda i: dict(messages=[turn('user', f'How far is town {i}?'), turn('assistant', f'{i} kilometres by train.')]))
+def chats():
+    return rows(lambda i: dict(messages=[turn('user', f'How far is town {i}?'), turn('assistant', f'{i} kilometres by train.')]))
 def pairs(): return rows(lambda i: dict(prompt=[turn('user', f'How far is town {i}?')], chosen=[turn('assistant', f'{i} km')],
     rejected=[turn('assistant', 'no idea')]))
-def completions(): return rows(lambda i: dict(prompt=[turn('user', f'How far is town {i}?')], completion=[turn('assistant', f'{i} km.')]))
+def completions():
+    return rows(lambda i: dict(prompt=[turn('user', f'How far is town {i}?')], completion=[turn('assistant', f'{i} km.')]))
 def prompts(): return rows(lambda i: dict(prompt=[turn('user', f'Say {i}')]))
 def judged(label): return rows(lambda i: dict(prompt='a', completion=f' b{i}', label=label(i)))
 def ids(**more): return rows(lambda i: dict(input_ids=[1, 5, 6, 7, 8 + i], attention_mask=[1]*5, **more))
@@ -46,7 +48,8 @@ def kto(label): return KTOTrainer(toy(), ref_model=toy(), args=args(KTOConfig, p
 def grpo(**more):
     def reward(completions, **kwargs): return [float(len(c[0]['content'])) for c in completions]
     given = dict(per_device_train_batch_size=4, num_generations=4, max_completion_length=8) | more
-    return GRPOTrainer(toy(), reward_funcs=reward, args=args(GRPOConfig, **given), train_dataset=prompts(), processing_class=tokenizer())
+    return GRPOTrainer(toy(), reward_funcs=reward, args=args(GRPOConfig, **given), train_dataset=prompts(),
+        processing_class=tokenizer())
 
 # Sick
 
@@ -71,9 +74,11 @@ def a60d(): return kto(lambda i: True)
 def t_kto_bad_only(): return kto(lambda i: False)
 def t_pads(): return plain(rows(lambda i: dict(input_ids=[1, 5, 6, 7 + i, 2, 2, 2], attention_mask=[1]*4 + [0]*3,
     labels=[1, 5, 6, 7 + i, 2, 2, 2])))
-def t_shifted(): return plain(rows(lambda i: dict(input_ids=[1, 5, 6, 7 + i, 2], attention_mask=[1]*5, labels=[5, 6, 7 + i, 2, -100])))
+def t_shifted():
+    return plain(rows(lambda i: dict(input_ids=[1, 5, 6, 7 + i, 2], attention_mask=[1]*5, labels=[5, 6, 7 + i, 2, -100])))
 def t_no_labels(): return plain(ids())
-def t_sharegpt(): return sft(rows(lambda i: dict(conversations=[{'from': 'human', 'value': f'q {i}'}, {'from': 'gpt', 'value': f'a {i}'}])))
+def t_sharegpt():
+    return sft(rows(lambda i: dict(conversations=[{'from': 'human', 'value': f'q {i}'}, {'from': 'gpt', 'value': f'a {i}'}])))
 def t_cold(): return grpo(temperature=1e-6)
 def t_cut(): return sft(rows(lambda i: dict(text=f'town {i} '*60)), max_length=32)
 
@@ -83,22 +88,26 @@ def h15_chats(): return sft()
 def h15_assistant(): return sft(assistant_only_loss=True)
 def h15_lora(): return sft(completions(), peft=lora())
 def h15_packing(): return sft(completions(), packing=True, max_length=64)
-def h15_dpo(): return DPOTrainer(toy(), ref_model=toy(), args=args(DPOConfig), train_dataset=pairs(), processing_class=tokenizer())
+def h15_dpo():
+    return DPOTrainer(toy(), ref_model=toy(), args=args(DPOConfig), train_dataset=pairs(), processing_class=tokenizer())
 def h15_dpo_lora():
     return DPOTrainer(toy(), args=args(DPOConfig), train_dataset=pairs(), processing_class=tokenizer(), peft_config=lora())
 def h15_grpo(): return grpo()
 def h15_reward():
     tok = tokenizer()
-    data = rows(lambda i: dict(chosen=[turn('user', 'a'), turn('assistant', f'b{i}')], rejected=[turn('user', 'a'), turn('assistant', 'c')]))
+    def row(i): return dict(chosen=[turn('user', 'a'), turn('assistant', f'b{i}')], rejected=[turn('user', 'a'), turn('assistant', 'c')])
+    data = rows(row)
     model = LlamaForSequenceClassification(config(tok, num_labels=1))
     return RewardTrainer(model, args=args(RewardConfig), train_dataset=data, processing_class=tok)
 def h15_kto(): return kto(lambda i: bool(i % 2))
 def h15_classes():
     tok = tokenizer()
     return Trainer(LlamaForSequenceClassification(config(tok, num_labels=2)), args(TrainingArguments),
-        train_dataset=rows(lambda i: dict(input_ids=[1, 5, 6], attention_mask=[1]*3, labels=i % 2)), data_collator=DataCollatorWithPadding(tok))
+        train_dataset=rows(lambda i: dict(input_ids=[1, 5, 6], attention_mask=[1]*3, labels=i % 2)),
+        data_collator=DataCollatorWithPadding(tok))
 def h15_stream(): return sft(chats().to_iterable_dataset())
-def h15_plain(): return plain(rows(lambda i: dict(input_ids=[1, 5, 6, 7 + i, 2], attention_mask=[1]*5, labels=[-100, 5, 6, 7 + i, 2])))
+def h15_plain():
+    return plain(rows(lambda i: dict(input_ids=[1, 5, 6, 7 + i, 2], attention_mask=[1]*5, labels=[-100, 5, 6, 7 + i, 2])))
 def h15_texts(): return sft(rows(lambda i: dict(text=f'town {i} '*9)), max_length=64)
 def h15_some_long():
     def row(i): return dict(prompt=[turn('user', 'word '*40 if i == 3 else 'hi')], completion=[turn('assistant', f'{i} km')])
