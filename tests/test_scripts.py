@@ -30,7 +30,8 @@ variants = [ # source, codes
     ('from transformers.trainer_utils import EvalPrediction\nfrom transformers import EarlyStoppingCallback, set_seed', []),
     ('from datasets import load_metric as lm\nlm("bleu")', ['gone_name']),
     ('try: from trl import ORPOTrainer\nexcept ImportError: from trl.experimental.orpo import ORPOTrainer', []),
-    ('import trl\nfrom packaging.version import parse\nif parse(trl.__version__) < parse("0.20"): from trl import setup_chat_format',
+    ('import trl\nfrom packaging.version import parse\n'
+        'if parse(trl.__version__) < parse("0.20"): from trl import setup_chat_format',
         []),
     ('from trl.experimental.orpo import ORPOConfig, ORPOTrainer\nORPOTrainer(model="x", args=ORPOConfig("o", max_length=9))', []),
     ('from trl import SFTConfg', ['gone_name']),
@@ -43,7 +44,8 @@ variants = [ # source, codes
     ('from trl import SFTTrainer as Fit\nFit("x/y", tokenizer=1)', ['unknown_argument']),
     ('T = SFTTrainer\nT("x/y", tokenizer=1)', ['unknown_argument']),
     ('from pytorch_lightning import Trainer\nTrainer(max_epochs=1, tokenizer=2)', []),
-    ('from diffusers import DiffusionPipeline\nDiffusionPipeline.from_pretrained("x", torch_dtype=torch.float16, load_in_4bit=True)',
+    ('from diffusers import DiffusionPipeline\n'
+        'DiffusionPipeline.from_pretrained("x", torch_dtype=torch.float16, load_in_4bit=True)',
         []),
     ('from vllm import LLM\nllm = LLM("x")\ntok.padding_side = "right"\nllm.generate("hi")', []),
     ('from gensim import Vocab\nv = Vocab()\nv.add_tokens(["a"])', []),
@@ -139,7 +141,8 @@ variants = [ # source, codes
         'SFTTrainer("x/y", SFTConfig("o"), train_dataset=rows, eval_dataset=e)',
         []),
     ('d = rows.train_test_split(.1)\nSFTTrainer("x/y", SFTConfig("o"), train_dataset=d["train"], eval_dataset=d["test"])', []),
-    ('d = rows.train_test_split(.1)\nSFTTrainer("x/y", SFTConfig("o"), train_dataset=d["train"], eval_dataset=d["train"].take(9))',
+    ('d = rows.train_test_split(.1)\n'
+        'SFTTrainer("x/y", SFTConfig("o"), train_dataset=d["train"], eval_dataset=d["train"].take(9))',
         ['eval_is_train']),
     ('e = load_dataset("json", data_files="a.jsonl", split="train[:5%]")\n'
         'SFTTrainer("x/y", SFTConfig("o"), train_dataset=rows, eval_dataset=e)', ['eval_is_train']),

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from .errors import Diagnosis, Finding, diagnose_exception, examine, thresholds
 from .installed import choices, in_place_of, offers, parameters
-from .source import Script, _dotted, is_foreign, read_notebook, read_script, too_long
+from .source import Script, is_foreign, read_notebook, read_script, too_long
 from .trainings import _is_wrapped, library_of, training_checks
 from ..limits import CutOffError, limits, read_capped
 
@@ -76,6 +76,7 @@ def _present(cls, name, known, library=''):
     near.sort(key=lambda o: 'train' not in o) # of train and eval, the former is meant
     return f'did you mean {near[0]}?' if near else 'leave it out'
 
+# %% ../../nbs/13d_scripts.ipynb #13d-t00
 def _check_arguments(script):
     for call in script.calls:
         if is_foreign(call.origin) or script.uses('unsloth'): continue

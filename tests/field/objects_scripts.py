@@ -95,7 +95,8 @@ def h15_dpo_lora():
 def h15_grpo(): return grpo()
 def h15_reward():
     tok = tokenizer()
-    def row(i): return dict(chosen=[turn('user', 'a'), turn('assistant', f'b{i}')], rejected=[turn('user', 'a'), turn('assistant', 'c')])
+    def row(i): return dict(chosen=[turn('user', 'a'), turn('assistant', f'b{i}')],
+        rejected=[turn('user', 'a'), turn('assistant', 'c')])
     data = rows(row)
     model = LlamaForSequenceClassification(config(tok, num_labels=1))
     return RewardTrainer(model, args=args(RewardConfig), train_dataset=data, processing_class=tok)
