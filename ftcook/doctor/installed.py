@@ -142,6 +142,12 @@ def _stars(path):
     nodes = (n for n in ast.walk(_tree(path)) if isinstance(n, ast.ImportFrom) and n.level == 1 and n.module)
     return [n.module for n in nodes if any(a.name == '*' for a in n.names)]
 
+def _is_alias(folder, parts):
+    "May a module without a source be there all the same, compiled or under an old name?"
+    compiled = any(folder.joinpath(*parts[:-1]).glob(f'{parts[-1]}.*'))
+    return compiled or parts[-1] in _names(folder/'__init__.py') or parts[-1].endswith('_fast')
+
+# %% ../../nbs/installed.ipynb #inst-14
 def offers(
     module:str, # such as trl or transformers.trainer_utils
     name:str, # that a script imports from it
@@ -149,14 +155,14 @@ def offers(
     "Does the installed module have this name? Read from its source, without importing it."
     path, folder = _file(module), _folder(module.partition('.')[0])
     if folder is None: return True
-    if path is None: return module.count('.') > 1 # that a module is gone is sure for those one looks for first
+    if path is None: return _is_alias(folder, module.split('.')[1:])
     if name in _names(path) or _file(f'{module}.{name}') or '__getattr__' in {getattr(n, 'name', '') for n in _tree(path).body}:
         return True
     if module == 'transformers' and not name.startswith('Auto'): return bool(_models.match(name)) # these are thousands of files
     if module == 'transformers': return any(name in _names(p) for p in sorted((folder/'models'/'auto').glob('*.py')))
     return any(name in _names(p) for star in _stars(path) if (p := _file(f'{module}.{star}')))
 
-# %% ../../nbs/installed.ipynb #inst-16
+# %% ../../nbs/installed.ipynb #inst-17
 _gone = tomllib.loads((files('ftcook')/'assets'/'gone.toml').read_text(encoding='utf-8'))
 
 def in_place_of(
@@ -171,6 +177,8 @@ def in_place_of(
         if name in _names(path): return f'from {library}.experimental.{path.parent.name} import {name}'
     top = _file(library)
     if name in _names(top): return f'from {library} import {name}'
+    for other in _libraries:
+        if other != library and (home := _file(other)) and name in _names(home): return f'from {other} import {name}'
     near = difflib.get_close_matches(name, [n for n in _names(_file(module) or top) if n.isidentifier()], 1, .8)
     version = importlib.metadata.version(library)
     return f'did you mean {near[0]}?' if near else f'{library} {version} has none; its release notes say what became of it'
