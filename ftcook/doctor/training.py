@@ -403,8 +403,9 @@ class Setup:
     @functools.cached_property
     def batch(self):
         "The first rows as the model will see them; None if they cannot be made."
-        try: return self.collator([self.dataset[i] for i in range(min(8, len(self.dataset)))])
+        try: made = self.collator([self.dataset[i] for i in range(min(8, len(self.dataset)))])
         except Exception: return None
+        return made if hasattr(made, 'get') else None # GRPO's are rows, not yet tokens
 
     @functools.cached_property
     def labels(self):

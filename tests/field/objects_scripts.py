@@ -85,7 +85,6 @@ def t_cut(): return sft(rows(lambda i: dict(text=f'town {i} '*60)), max_length=3
 # Healthy
 
 def h15_chats(): return sft()
-def h15_assistant(): return sft(assistant_only_loss=True)
 def h15_lora(): return sft(completions(), peft=lora())
 def h15_packing(): return sft(completions(), packing=True, max_length=64)
 def h15_dpo():
