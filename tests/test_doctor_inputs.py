@@ -4,7 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from ftcook.doctor import (Finding, Rule, diagnose, diagnose_answers, diagnose_data, diagnose_history, diagnose_prompt,
     diagnose_script, parameters, read_script, renamed, script_checks)
-from ftcook.doctor.scripts import _called
+_called = ('SFTTrainer', 'DPOTrainer', 'GRPOTrainer', 'RewardTrainer', 'KTOTrainer', 'Trainer', 'SFTConfig', 'DPOConfig',
+           'GRPOConfig', 'TrainingArguments', 'LoraConfig', 'get_peft_model')
 
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -140,6 +140,24 @@ field_cases = {c['id']: c for c in tomllib.loads((root/'tests'/'field'/'curves.t
 
 def field_case(name): return (diagnose(root/'tests'/'field'/'cases'/name/'run').first or 'none') in field_cases[name]['first']
 
+def prepared(rows, left):
+    "What trl makes of rows, of which its last filter leaves a part."
+    from types import SimpleNamespace as Made
+    class Data:
+        _indices, _data = 'kept', Made(num_rows=rows)
+        def __len__(self): return left
+    return Made(dataset=Data(), args=Made(truncation_mode='keep_start', max_length=8))
+
+def cold():
+    from ftcook.doctor import batch
+    class GRPOConfig: temperature, top_k = 1e-6, 0
+    class Setup: args = GRPOConfig()
+    return any(batch._check_sampling(Setup))
+
+def dropped():
+    from ftcook.doctor import batch
+    return [[f.code for f in batch._check_dropped(prepared(9, left))] for left in (2, 8)] == [['rows_dropped'], []]
+
 made_here = { # name -> does it come out right?
     'a rate that broke the run': lambda: [fix_of(broke(rising)) for rising in (True, False)] == ['A tenth', 'bf16 in'],
     'three jumps in sixty steps': lambda: diagnose_history(three_jumps()).first == 'spike',
@@ -147,6 +165,8 @@ made_here = { # name -> does it come out right?
     'a gradient that breaks on one row': lambda: culprit() == dict(row=2),
     'a slow rate, named at the tenth step': lambda: slow_rate() == 10,
     'all weights, hardly moved': lambda: rate(1e-8) == ['lr_too_low'],
+    'rows that a short window drops': dropped,
+    'answers without randomness': cold,
     'all weights, moved too far': lambda: rate(1e-2) == ['lr_too_high']}
 
 @pytest.fixture(scope='module')

@@ -3,7 +3,12 @@ from .errors import * # noqa: F403
 from .curves import * # noqa: F403
 from .training import * # noqa: F403
 from .inputs import * # noqa: F403
+from .installed import * # noqa: F403
+from .source import * # noqa: F403
+from .trainings import * # noqa: F403
 from .scripts import * # noqa: F403
+from .batch import * # noqa: F403
+from .launch import * # noqa: F403
 from .diagnose import * # noqa: F403
 
 def __getattr__(name): # the callback needs transformers, whose import takes seconds

@@ -8,23 +8,38 @@ Docs: https://ftcook.github.io/ftcook/doctor.html.md"""
 __all__ = ['Kind', 'kinds', 'diagnose', 'examinable']
 
 # %% ../../nbs/13f_doctor.ipynb #13d-h06
-import os
+import os, re
 from collections import namedtuple
 from pathlib import Path
 from .errors import Diagnosis, Facts, diagnose_environment, diagnose_exception, diagnose_log
 from .inputs import diagnose_data
-from .scripts import diagnose_script
+from .launch import diagnose_deepspeed, diagnose_launch, is_deepspeed
+from .scripts import diagnose_script, script_checks
 from .training import diagnose_run, diagnose_trainer
 
 # %% ../../nbs/13f_doctor.ipynb #13d-h10
 Kind = namedtuple('Kind', 'name fits examine')
-_scripts, _data, _logs = ('.py', '.ipynb'), ('.jsonl', '.json'), ('.log', '.txt', '.out', '.err')
+_scripts, _launches = ('.py', '.ipynb'), ('.sh', '.bash', '.slurm', '.sbatch')
+_data = ('.jsonl', '.json', '.csv', '.tsv', '.parquet', '.arrow', '.gz', '.bz2', '.xz', '.zst')
+_logs = ('.log', '.txt', '.out', '.err')
 
 def _is_path(thing): return isinstance(thing, (str, Path))
 def _ends(*suffixes): return lambda thing: _is_path(thing) and Path(thing).suffix in suffixes
 def _is_run(thing): return _is_path(thing) and (Path(thing).is_dir() or Path(thing).name == 'trainer_state.json')
 def _diagnose_run(path, **kwargs): return diagnose_run(Path(path) if Path(path).is_dir() else Path(path).parent, **kwargs)
 
+def _diagnose_launch(path): return diagnose_launch(path, script_checks)
+_logged = re.compile(rb"Traceback \(most recent call last\)|['\"]loss['\"]: |\b(ERROR|WARNING|INFO)\b")
+
+def _is_printed(thing):
+    "A file with another name, or none, such as nohup or slurm-7.o: does its end look like what a run prints?"
+    if not _is_path(thing) or not Path(thing).is_file(): return False
+    with open(thing, 'rb') as f:
+        f.seek(max(0, Path(thing).stat().st_size - 2**16))
+        end = f.read(2**16)
+    return b'\0' not in end and bool(_logged.search(end))
+
+# %% ../../nbs/13f_doctor.ipynb #13d-h10b
 kinds = (
     Kind('exception', lambda thing: isinstance(thing, BaseException), diagnose_exception),
     Kind('trainer', lambda thing: hasattr(thing, 'train_dataset'), diagnose_trainer),
@@ -32,8 +47,11 @@ kinds = (
     Kind('data', lambda thing: not _is_path(thing), diagnose_data),
     Kind('run', _is_run, _diagnose_run),
     Kind('script', _ends(*_scripts), diagnose_script),
+    Kind('launch', _ends(*_launches), _diagnose_launch),
+    Kind('configuration', lambda thing: _is_path(thing) and is_deepspeed(thing), diagnose_deepspeed),
     Kind('data', _ends(*_data), diagnose_data),
-    Kind('log', _ends(*_logs), diagnose_log))
+    Kind('log', _ends(*_logs), diagnose_log),
+    Kind('log', _is_printed, diagnose_log))
 
 def _kind(thing):
     "The kind of a thing; an error that says what would do if it is none."
@@ -45,7 +63,8 @@ def _kind(thing):
         if not os.access(path, os.R_OK): raise PermissionError(f'{path}: may not be read')
     found = next((kind for kind in kinds if kind.fits(thing)), None)
     if found: return found
-    raise ValueError(f"{thing}: unknown kind of file; the doctor reads folders and {', '.join(_scripts + _data + _logs)}")
+    endings = ', '.join(_scripts + _data + _logs + _launches)
+    raise ValueError(f'{thing}: unknown kind of file; the doctor reads folders and {endings}')
 
 # %% ../../nbs/13f_doctor.ipynb #11-207
 def diagnose(

@@ -11,6 +11,7 @@ __all__ = ['run_checks', 'trainer_checks', 'RunFolder', 'read_run', 'diagnose_ru
 import functools, itertools, json, re, statistics, zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from .batch import batch_checks
 from .curves import diagnose_history, logged, patient
 from .errors import Diagnosis, Finding, examine, thresholds
 from ..limits import CutOffError, json_memory, limits, read_json
@@ -308,7 +309,7 @@ class Setup:
         "The first rows as the model will see them; None if they cannot be made."
         try: made = self.collator([self.dataset[i] for i in range(min(8, len(self.dataset)))])
         except Exception: return None
-        return made if hasattr(made, 'keys') else None # GRPO's is a list of prompts
+        return made if hasattr(made, 'keys') else None # GRPO's are rows, not yet tokens
 
     @functools.cached_property
     def labels(self):
@@ -378,7 +379,8 @@ def _check_added_tokens(setup):
     yield Finding('added_untrained', 'certain', said + 'as resizing left it, and is frozen')
 
 # %% ../../nbs/13b_not_learning.ipynb #13b-h13
-trainer_checks = (_check_labels, _check_end_is_trained, _check_trainable, _check_vocabulary, _check_added_tokens)
+trainer_checks = (_check_labels, _check_end_is_trained, _check_trainable, _check_vocabulary, _check_added_tokens,
+    *batch_checks)
 
 def diagnose_trainer(
     trainer, # an SFTTrainer, DPOTrainer or Trainer, before training
