@@ -11,10 +11,11 @@ __all__ = ['Kind', 'kinds', 'diagnose', 'examinable']
 import os
 from collections import namedtuple
 from pathlib import Path
-from .errors import Diagnosis, Facts, diagnose_environment, diagnose_exception, diagnose_log
+from ftcook.doctor.errors import (Diagnosis, Facts, diagnose_environment, diagnose_exception, diagnose_log, holds_metrics,
+    log_history)
 from .inputs import diagnose_data
 from .scripts import diagnose_script
-from .training import diagnose_run, diagnose_trainer
+from .training import diagnose_history, diagnose_run, diagnose_trainer
 
 # %% ../../nbs/13f_doctor.ipynb #13d-h10
 Kind = namedtuple('Kind', 'name fits examine')
@@ -24,6 +25,11 @@ def _is_path(thing): return isinstance(thing, (str, Path))
 def _ends(*suffixes): return lambda thing: _is_path(thing) and Path(thing).suffix in suffixes
 def _is_run(thing): return _is_path(thing) and (Path(thing).is_dir() or Path(thing).name == 'trainer_state.json')
 def _diagnose_run(path, **kwargs): return diagnose_run(Path(path) if Path(path).is_dir() else Path(path).parent, **kwargs)
+def _logs_rows(thing): return _is_path(thing) and Path(thing).suffix == '.jsonl' and holds_metrics(thing)
+def _diagnose_log(path, **kwargs):
+    "What it says, and then what its curve does."
+    found = diagnose_log(path, **kwargs)
+    return Diagnosis([*found, *diagnose_history(log_history(path))], found.subject)
 
 kinds = (
     Kind('exception', lambda thing: isinstance(thing, BaseException), diagnose_exception),
@@ -32,8 +38,9 @@ kinds = (
     Kind('data', lambda thing: not _is_path(thing), diagnose_data),
     Kind('run', _is_run, _diagnose_run),
     Kind('script', _ends(*_scripts), diagnose_script),
+    Kind('log', _logs_rows, _diagnose_log),
     Kind('data', _ends(*_data), diagnose_data),
-    Kind('log', _ends(*_logs), diagnose_log))
+    Kind('log', _ends(*_logs), _diagnose_log))
 
 def _kind(thing):
     "The kind of a thing; an error that says what would do if it is none."

@@ -7,11 +7,11 @@ Docs: https://ftcook.github.io/ftcook/errors.html.md"""
 # %% auto #0
 __all__ = ['confidences', 'rules', 'Threshold', 'thresholds', 'Message', 'Said', 'Fix', 'oom_fixes', 'half_the_length',
            'environment_checks', 'Rule', 'Finding', 'Diagnosis', 'examine', 'Thresholds', 'known_messages',
-           'diagnose_exception', 'log_history', 'diagnose_log', 'is_oom', 'train_within', 'Facts', 'environment_facts',
-           'diagnose_environment', 'diagnose_changed']
+           'diagnose_exception', 'log_history', 'holds_metrics', 'diagnose_log', 'is_oom', 'train_within', 'Facts',
+           'environment_facts', 'diagnose_environment', 'diagnose_changed']
 
 # %% ../../nbs/13a_errors.ipynb #13a-h07
-import functools, importlib.metadata, importlib.util, itertools, os, re, reprlib, shutil, sys, tomllib, traceback
+import functools, importlib.metadata, importlib.util, itertools, json, os, re, reprlib, shutil, sys, tomllib, traceback
 from collections import namedtuple
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -164,16 +164,23 @@ def _shown(text, at=0):
     return f"{line} {rest.strip().partition(chr(10))[0]}"[:300] if line.endswith(':') else line[:300]
 
 def _recognise(text, messages, called=frozenset(), where=None):
-    "Of each rule that a message in `text` points to: the place of the message in the table, and a finding."
+    "Of the messages in `text`, one a line: the place in the table, and a finding. What is exact hides what is general."
     seen = set()
     for i,m in enumerate(messages):
         if m.code in seen or not (found := m.pattern.search(text)): continue
-        seen.add(m.code)
+        line = text.rfind('\n', 0, found.start())
+        if line in seen: continue
+        seen |= {m.code, line}
         code = m.code
         if code == 'oom_training': code = next((c for c,names in _phases.items() if names & called), code)
         yield i, Finding(code, m.confidence, _shown(text, found.start()), where or {}, **m.texts)
 
 # %% ../../nbs/13a_errors.ipynb #13a-h13
+def _words(error):
+    "An exception as the last line of a traceback shows it."
+    kind = type(error)
+    return f"{'' if kind.__module__ in ('builtins', '__main__') else f'{kind.__module__}.'}{kind.__qualname__}: {error}"[:20_000]
+
 def _unknown(said, where): return Finding('unknown_error', 'possible', f'not known: {_shown(said)}', where)
 
 def diagnose_exception(
@@ -185,15 +192,16 @@ def diagnose_exception(
     for e in reversed(_chain(error)): # the one that was raised comes last, and `where` is its place
         names, own = _frames(e)
         if own: where = dict(file='notebook' if 'ipykernel_' in own.filename else os.path.basename(own.filename), line=own.lineno)
-        found += _recognise(f'{type(e).__name__}: {e}'[:20_000], messages or known_messages(), names, where)
+        found += _recognise(_words(e), messages or known_messages(), names, where)
     found = [f for _,f in sorted(found, key=lambda o: o[0])]
-    return Diagnosis(found or [_unknown(f'{type(error).__name__}: {error}', where)], type(error).__name__)
+    return Diagnosis(found or [_unknown(_words(error), where)], type(error).__name__)
 
 # %% ../../nbs/13a_errors.ipynb #13a-h15
-_colour = re.compile(r'\x1b\[[0-9;?]*[ -/]*[@-~]')
 _clock = r'\[?(?:\d{4}[-/])?\d\d[-/:]\d\d[-/:]?(?:\d{2,4})?(?:[T ]\d\d:\d\d:\d\d)?[\d.,:Z+]*\]?'
-_before = re.compile(rf'(?:stderr:|stdout:|\[?[Rr]ank ?\d+\]?:|\[?\d+\]?:|\([\w ]{{0,40}}pid=\d+[^)]{{0,60}}\)|[\w.-]{{1,40}} *\||{_clock}'
-    r'|\[?(?:ERROR|CRITICAL|FATAL|INFO|WARNING|WARN|DEBUG)\]?(?= ?[-:|\[]| \d)|\[[\w./]{1,80}:\d+(?::\w+)?\]|[-:|](?= ))(?: -(?= ))? ?')
+_level = r'\[?(?:ERROR|CRITICAL|FATAL|INFO|WARNING|WARN|DEBUG)\]?(?= ?[-:|\[]| \d)'
+_process = r'stderr:|stdout:|\[?[Rr]ank ?\d+\]?:|\[?\d+\]?:|\([\w ]{0,40}pid=\d+[^)]{0,60}\)|[\w.-]{1,40} *\|'
+_before = re.compile(rf'(?:{_process}|{_clock}|{_level}|\[[\w./]{{1,80}}:\d+(?::\w+)?\]|[-:|](?= ))(?: -(?= ))? ?')
+_colour = re.compile(r'\x1b\[[0-9;?]*[ -/]*[@-~]')
 
 def _bare(line):
     "A line without what launchers, loggers and terminals put before it."
@@ -208,34 +216,45 @@ def _decoded(path, last):
     size = path.stat().st_size
     start = max(0, size - last)
     with path.open('rb') as f:
-        mark = f.read(2)
-        wide = {b'\xff\xfe': 'utf-16-le', b'\xfe\xff': 'utf-16-be'}.get(mark)
+        wide = {b'\xff\xfe': 'utf-16-le', b'\xfe\xff': 'utf-16-be'}.get(f.read(2))
         f.seek(start - start%2 if wide else start)
         text = f.read(size - start + 1).decode(wide or 'utf-8-sig', errors='replace')
     return text.lstrip('\ufeff').replace('\r\n', '\n').split('\n'), start
 
 # %% ../../nbs/13a_errors.ipynb #13a-h41
-_metric = re.compile(r"""(?<![\w'"-])(['"]?)([A-Za-z][\w/ .-]{0,60}?)\1\s?[:=]\s?(['"]?)([-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|nan|inf))\3(?![\w.:%/]|-\d)""", re.I)
+_metric = re.compile(r"""(?<![\w'"-])(['"]?)([A-Za-z][\w/ .-]{0,60}?)\1\s?[:=]\s?(['"]?)"""
+    r"""([-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|nan|inf))\3(?![\w.:%/]|-\d)""", re.I)
 _losses = re.compile(r'(?:^|[_/ ])(?:loss|reward|train_runtime|ppl|perplexity)$')
 _names = dict(lr='learning_rate', current_steps='step', global_step='step', iteration='step', iter='step', total_loss='loss')
 
 def _metrics(line):
     "The numbers that a line of progress prints, by their names; empty if it holds no loss."
     if not re.search(r'loss|reward|train_runtime', line, re.I): return {}
-    pairs = {name.strip().lower(): float(value) for _,name,_,value in _metric.findall(line[-4000:])}
+    def number(text): return int(text) if text.isdigit() else float(text)
+    pairs = {name.strip().lower(): number(value) for _,name,_,value in _metric.findall(line[-4000:])}
     pairs = {_names.get(k, k.removeprefix('train/')): v for k,v in pairs.items()}
     return pairs if any(_losses.search(k) for k in pairs) else {}
 
 def log_history(
     path:str|Path, # what a run printed, or a file with a JSON object a line
     last:int|None=None, # bytes to read from the end; by default those of `limits`
-)->list: # dicts as in trainer.state.log_history
+)->list: # dicts as in trainer.state.log_history; where a line tells no step, its number stands for it
     "The metrics that a log holds."
     history = []
     for line in _decoded(Path(path), last or limits().log)[0]:
         rows = [m for part in line.split('\r') if (m := _metrics(_bare(part)))][-1:] # a bar draws itself over and over
         history += [dict(dict(step=len(history) + 1), **row) for row in rows]
     return history[-limits().entries:]
+
+def holds_metrics(
+    path:str|Path, # a file with a JSON object a line
+)->bool:
+    "Is that what a run logged, and not rows to train on?"
+    with Path(path).open('rb') as f: first = f.readline(2**12)
+    try: row = json.loads(first)
+    except (ValueError, RecursionError): return False
+    if not isinstance(row, dict) or not {'step', 'epoch', *_names} & set(row): return False
+    return bool(_metrics(first.decode(errors='replace'))) and all(len(str(v)) < 40 for v in row.values())
 
 # %% ../../nbs/13a_errors.ipynb #13a-h42
 _error = re.compile(r'[A-Za-z_][\w.]*(?:\([\w.]+\))?(?=:|$)')
@@ -258,7 +277,7 @@ def _said(lines):
             end = i
             while end < min(len(lines), i + 15) and not _metrics(lines[end]) and 'Traceback (most' not in lines[end] \
                 and not lines[end].startswith(('During handling', 'The above exception')) and not _typical.match(lines[end]): end += 1
-            if not ignored: yield Said('\n'.join([text, *lines[i:end]]), number, called, True)
+            if not ignored: yield Said('\n'.join([text, *lines[i:end]]).rstrip(), number, called, True)
             trace, called, ignored, i = False, set(), False, end
         elif text.strip() and not text[:1].isspace(): yield Said(text, number, frozenset(), False)
 
@@ -284,6 +303,7 @@ def _known(pieces, name):
                 if f.code not in found or i < found[f.code][0]: found[f.code] = (i, f)
     return sorted(found.values(), key=lambda o: o[0])
 
+# %% ../../nbs/13a_errors.ipynb #13a-h44
 def diagnose_log(
     path:str|Path, # what a run printed
     last:int|None=None, # bytes to read from the end; by default those of `limits`
