@@ -200,7 +200,8 @@ def diagnose_exception(
 _clock = r'\[?(?:\d{4}[-/])?\d\d[-/:]\d\d[-/:]?(?:\d{2,4})?(?:[T ]\d\d:\d\d:\d\d)?[\d.,:Z+]*\]?'
 _level = r'\[?(?:ERROR|CRITICAL|FATAL|INFO|WARNING|WARN|DEBUG)\]?(?= ?[-:|\[]| \d)'
 _process = r'stderr:|stdout:|\[?[Rr]ank ?\d+\]?:|\[?\d+\]?:|\([\w ]{0,40}pid=\d+[^)]{0,60}\)|[\w.-]{1,40} *\|'
-_before = re.compile(rf'(?:{_process}|{_clock}|{_level}|\[[\w./]{{1,80}}:\d+(?::\w+)?\]|[-:|](?= ))(?: -(?= ))? ?')
+_tag = r'\[(?=[^\]]*[A-Za-z])[^\]]{1,80}\]:?|\d+\.\d+s\s+\d+(?=\s)' # a logger's or a notebook service's
+_before = re.compile(rf'(?:{_process}|{_clock}|{_level}|{_tag}|[-:|](?= ))(?: -(?= ))? ?')
 _colour = re.compile(r'\x1b\[[0-9;?]*[ -/]*[@-~]')
 
 def _bare(line):
