@@ -145,7 +145,8 @@ def test_encodings(tmp_path, encoding):
 
 @pytest.mark.parametrize('line', ["{'loss': 1.5, 'learning_rate': 1e-4, 'epoch': 0.5}",
     "{'loss': '1.5', 'learning_rate': '1e-4', 'epoch': '0.5'}",
-    '{"step": 1, "loss": 1.5, "lr": 1e-4, "epoch": 0.5}', '[rank0]: step: 1 - loss: 1.5 - lr: 1e-4', 'step=1 loss=1.5 learning_rate=1e-4'])
+    '{"step": 1, "loss": 1.5, "lr": 1e-4, "epoch": 0.5}',
+    '[rank0]: step: 1 - loss: 1.5 - lr: 1e-4', 'step=1 loss=1.5 learning_rate=1e-4'])
 def test_metrics_are_read(tmp_path, line):
     (tmp_path/'a.log').write_text(f'start\n{line}\nthe loss function is 3 lines long\n')
     row, = log_history(tmp_path/'a.log')

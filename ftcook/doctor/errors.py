@@ -134,8 +134,10 @@ Message = namedtuple('Message', 'code pattern confidence library version role ex
 @functools.cache
 def known_messages()->tuple: # of `Message`; of several that fit, the first is named first
     "The texts of error messages that point to a rule."
-    return tuple(Message(m['code'], re.compile('|'.join(m['patterns']), re.S), m['confidence'], m['library'], m['version'],
-                         m.get('role', ''), m['example'], {k: m[k] for k in _texts if k in m}) for m in _asset('messages.toml')['message'])
+    def message(m):
+        pattern, texts = re.compile('|'.join(m['patterns']), re.S), {k: m[k] for k in _texts if k in m}
+        return Message(m['code'], pattern, m['confidence'], m['library'], m['version'], m.get('role', ''), m['example'], texts)
+    return tuple(map(message, _asset('messages.toml')['message']))
 
 # %% ../../nbs/13a_errors.ipynb #11-024
 _phases = dict(
@@ -263,6 +265,10 @@ _typical = re.compile(r'(?:[\w.]*(?:Error|Exception|Interrupt)(?:\([\w.]+\))?|Ar
 _frame = re.compile(r', in (\w{1,100})|:\d+ in (\w{1,100})| in (\w{1,100})\(')
 Said = namedtuple('Said', 'text line called error') # a piece of a log
 
+def _ends_error(line):
+    starts = 'During handling', 'The above exception'
+    return 'Traceback (most' in line or line.startswith(starts) or _typical.match(line) or _metrics(line)
+
 def _said(lines):
     "The pieces of a log: lines, and errors with what belongs to them; None for a line of progress."
     trace, called, ignored, i = False, set(), False, 0
@@ -275,9 +281,7 @@ def _said(lines):
         elif trace and (text[:1] in ' \t│╭╰|~^' or not text or text.startswith(('File ', 'Cell ', '-->', '<'))):
             called |= {name for names in _frame.findall(text[-300:]) for name in names if name}
         elif (trace and _error.match(text)) or _typical.match(text):
-            end = i
-            while end < min(len(lines), i + 15) and not _metrics(lines[end]) and 'Traceback (most' not in lines[end] \
-                and not lines[end].startswith(('During handling', 'The above exception')) and not _typical.match(lines[end]): end += 1
+            end = next((n for n in range(i, min(len(lines), i + 15)) if _ends_error(lines[n])), min(len(lines), i + 15))
             if not ignored: yield Said('\n'.join([text, *lines[i:end]]).rstrip(), number, called, True)
             trace, called, ignored, i = False, set(), False, end
         elif text.strip() and not text[:1].isspace(): yield Said(text, number, frozenset(), False)
