@@ -202,7 +202,7 @@ def diagnose_exception(
 _clock = r'\[?(?:\d{4}[-/])?\d\d[-/:]\d\d[-/:]?(?:\d{2,4})?(?:[T ]\d\d:\d\d:\d\d)?[\d.,:Z+]*\]?'
 _level = r'\[?(?:ERROR|CRITICAL|FATAL|INFO|WARNING|WARN|DEBUG)\]?(?= ?[-:|\[]| \d)'
 _process = r'stderr:|stdout:|\[?[Rr]ank ?\d+\]?:|\[?\d+\]?:|\([\w ]{0,40}pid=\d+[^)]{0,60}\)|[\w.-]{1,40} *\|'
-_tag = r'\[(?=[^\]]*[A-Za-z])[^\]]{1,80}\]:?|\d+\.\d+s\s+\d+(?=\s)' # a logger's or a notebook service's
+_tag = r'\[(?=[^\]]*[A-Za-z])[^\]]{1,80}\]:?|\d+\.\d+s\s+\d+\s' # a logger's or a notebook service's
 _before = re.compile(rf'(?:{_process}|{_clock}|{_level}|{_tag}|[-:|](?= ))(?: -(?= ))? ?')
 _colour = re.compile(r'\x1b\[[0-9;?]*[ -/]*[@-~]')
 
@@ -287,7 +287,7 @@ def _said(lines):
         elif text.strip() and not text[:1].isspace(): yield Said(text, number, frozenset(), False)
 
 # %% ../../nbs/13a_errors.ipynb #13a-h43
-_bad_end = re.compile(r'(?i)\b(?:error|failed|failure|fatal|aborted|exception|terminated|core dumped)\b')
+_bad_end = re.compile(r'(?i)\b(?:error|failed|failure|fatal|aborted|exception|terminated|core dumped)\b(?!\s*[:=]\s*\d)')
 _mild = re.compile(r'(?i)warn|retry|\b(?:0|no) (?:errors?|failed|failures?)|\binfo\b')
 _of_launchers = re.compile(r'[\w.]*(?:ChildFailedError|CalledProcessError|ProcessExitedException|ProcessRaisedException)\b')
 
