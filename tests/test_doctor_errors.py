@@ -4,71 +4,41 @@ from dataclasses import replace
 from pathlib import Path
 import pytest
 from ftcook.doctor import (Facts, Message, diagnose, diagnose_environment, diagnose_exception, diagnose_log,
-    confidences, environment_facts, half_the_length, is_oom, known_messages, oom_fixes, rules, train_within)
+    confidences, environment_facts, half_the_length, holds_metrics, is_oom, known_messages, log_history, oom_fixes, rules,
+    train_within)
 
 # Messages
 
-said = [ # one text of each entry of messages.toml, as the library says it, and the rule that it points to
-    ("RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", 'oom_training'),
-    ('OutOfMemoryError: CUDA out of memory. Tried to allocate 502.00 MiB', 'oom_training'),
-    ('RuntimeError: HIP out of memory. Tried to allocate 2.00 GiB', 'oom_training'),
-    ('MemoryError: ', 'oom_training'),
-    ('OSError: [Errno 28] No space left on device', 'disk_full'),
-    ('RuntimeError: [enforce fail] . PytorchStreamWriter failed: file write failed, not enough space', 'disk_full'),
-    ("TypeError: SFTTrainer.__init__() got an unexpected keyword argument 'tokenizer'", 'unknown_argument'),
-    ('A decoder-only architecture is being used, but right-padding was detected!', 'padding_side'),
-    ('ValueError: You passed a `PeftModel` instance together with a `peft_config` to the trainer.', 'double_adapter'),
-    ('TemplateError: System role not supported', 'no_system_role'),
-    ('DatasetGenerationError: An error occurred while generating the dataset', 'bad_rows'),
-    ("KeyError: 'messages'", 'bad_rows'),
-    ('TemplateError: Conversation roles must alternate user/assistant/user/assistant/...', 'bad_rows'),
-    ('ValueError: Asking to pad but the tokenizer does not have a padding token.', 'pad_missing'),
-    ('ValueError: Attempting to unscale FP16 gradients.', 'fp16_weights'),
-    ('IndexError: index out of range in self', 'label_outside'),
-    ('RuntimeError: CUDA error: device-side assert triggered', 'device_assert'),
-    ('UserWarning: None of the inputs have requires_grad=True. Gradients will be None', 'checkpoint_cut'),
-    ('[rank1]: [E ProcessGroupNCCL.cpp:632] [Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=9)', 'hang'),
-    ('RuntimeError: element 0 of tensors does not require grad and does not have a grad_fn', 'frozen'),
-    ('RuntimeError: at least one example has no assistant tokens', 'no_marks'),
-    ('RuntimeError: size mismatch for model.embed_tokens.weight: copying a param', 'embedding_mismatch'),
-    ('RuntimeError: size mismatch for base_model.model.q_proj.lora_A.default.weight', 'wrong_base'),
-    ("ValueError: Target modules {'c_attn'} not found in the base model.", 'wrong_modules'),
-    ('ValueError: You cannot perform fine-tuning on purely quantized models.', 'quantized_base'),
-    ('bitsandbytes library load error: Configured CUDA binary not found at libbitsandbytes_cuda128.so', 'bnb_cuda'),
-    ('OSError: libcudart.so.12: cannot open shared object file', 'bnb_cuda'),
-    ('ImportError: flash_attn_2_cuda.so: undefined symbol: _ZN3c105ErrorC2E', 'flash_abi'),
-    ("ValueError: Your setup doesn't support bf16/gpu.", 'bf16'),
-    ('RuntimeError: bf16 is only supported on A100+', 'bf16'),
-    ('RuntimeError: The NVIDIA driver on your system is too old (found version 11040).', 'driver'),
-    ('AssertionError: Torch not compiled with CUDA enabled', 'cpu_torch'),
-    ('RuntimeError: CUDA error: no kernel image is available for execution on the device', 'no_kernel'),
-    ('ImportError: tokenizers>=0.23 is required for a normal functioning of this module, but found tokenizers==0.17',
-        'incompatible'),
-    ("ImportError: cannot import name 'SFTConfig' from 'trl' (/x/trl/__init__.py)", 'incompatible'),
-    ("ModuleNotFoundError: No module named 'peft'", 'broken_import')]
-
 def named(text): return next((m for m in known_messages() if m.pattern.search(text)), None)
 
-@pytest.mark.parametrize('text,code', said, ids=lambda o: o[:40])
-def test_a_message_points_to_its_rule(text, code): assert named(text).code == code
-
-def test_every_entry_is_tried(): assert {named(text) for text,_ in said} == set(known_messages())
+@pytest.mark.parametrize('m', known_messages(), ids=lambda m: m.example[:40])
+def test_a_message_points_to_its_rule(m, tmp_path):
+    "As the library says it: in the table, as an exception and in a log, behind what a launcher puts before it."
+    assert named(m.example) is m
+    kind, _, said = m.example.partition(': ')
+    module, _, name = kind.rpartition('.')
+    error = type(name, (Exception,), dict(__module__=module or 'builtins'))(said) if name.isidentifier() else Exception(m.example)
+    if m.library != 'pip': assert diagnose_exception(error).first == m.code
+    for before in ('', '[rank1]: ', '2026-01-05 12:00:00,123 - ERROR - ', 'trainer-0  | '):
+        (tmp_path/'a.log').write_text(f'loading\n{before}{m.example}\n')
+        assert diagnose_log(tmp_path/'a.log').codes[0] == m.code, before
 
 def test_entries_are_whole():
     assert {m.code for m in known_messages()} <= set(rules)
     for m in known_messages(): assert m.library and re.fullmatch(r'[\d.]*', m.version) and m.confidence in confidences
 
 def test_a_message_of_ones_own():
-    killed = Message('oom_training', re.compile(r'oom-kill event'), 'likely', 'slurm', '24.05')
-    error = RuntimeError('slurmstepd: error: Detected 1 oom-kill event(s)')
-    assert diagnose_exception(error).codes == []
-    found = diagnose_exception(error, messages=(*known_messages(), killed))
-    assert [(f.code, f.confidence) for f in found] == [('oom_training', 'likely')]
+    held = Message('stopped', re.compile(r'budget of project \w+ is spent'), 'likely', 'a cluster', '3')
+    error = RuntimeError('budget of project 7 is spent')
+    assert diagnose_exception(error).codes == ['unknown_error']
+    found = diagnose_exception(error, messages=(*known_messages(), held))
+    assert [(f.code, f.confidence) for f in found] == [('stopped', 'likely')]
 
-def test_ordinary_errors_are_not_recognised():
+def test_ordinary_errors_are_quoted_as_unknown():
     ordinary = KeyError('x'), ValueError('invalid literal for int()'), RuntimeError('something else'), ZeroDivisionError('by 0')
     for e in ordinary:
-        assert diagnose(e).codes == [], e
+        found = diagnose(e)
+        assert found.codes == ['unknown_error'] and found.exit_code == 1 and str(e) in found[0].evidence, e
 
 # Exceptions
 
@@ -145,6 +115,47 @@ def test_the_phase_is_read_from_the_traceback_of_a_log(tmp_path):
 def test_only_the_end_of_a_long_log_is_read(tmp_path):
     (tmp_path/'a.log').write_text('No space left on device\n' + 'x\n'*1000)
     assert diagnose_log(tmp_path/'a.log', last=500).codes == ['cut_off'] and diagnose_log(tmp_path/'a.log').codes == ['disk_full']
+
+def logged(tmp_path, text, encoding='utf-8'):
+    (tmp_path/'a.log').write_bytes(text.encode(encoding))
+    return diagnose_log(tmp_path/'a.log')
+
+progress = "{'loss': 1.5, 'grad_norm': 0.5, 'learning_rate': 1e-4, 'epoch': 0.5}\n"
+trace = 'Traceback (most recent call last):\n  File "train.py", line 3, in <module>\n    train()\n'
+
+@pytest.mark.parametrize('after', [progress, '  5%|5 | 1/20 [00:01<00:20]' + progress, '[rank0]: ' + progress,
+    ' iteration 10/ 100 | lm loss: 2.1E+00 | grad norm: 1.0 |\n', 'Epoch 1: 100%|# | 5/5 [00:01, v_num=0, train_loss=0.3]\n',
+    "{'train_runtime': '12.5', 'train_loss': '1.2'}\n"], ids=range(6))
+def test_what_a_run_survived_is_no_finding(tmp_path, after):
+    error = trace + 'OSError: [Errno 98] Address already in use\n'
+    assert logged(tmp_path, error).codes == ['port_in_use']
+    assert logged(tmp_path, error + after).codes == []
+    assert logged(tmp_path, error + after + trace + 'MyError: else\n').codes == ['unknown_error']
+    assert logged(tmp_path, error + after + trace + 'KeyboardInterrupt\n').codes == ['port_in_use', 'stopped']
+
+def test_a_warning_counts_although_the_run_goes_on(tmp_path):
+    warned = 'UserWarning: None of the inputs have requires_grad=True. Gradients will be None\n' + progress
+    assert logged(tmp_path, warned).codes == ['checkpoint_cut']
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le'])
+def test_encodings(tmp_path, encoding):
+    text = ('\ufeff' if encoding == 'utf-16-le' else '') + trace + "OSError: [Errno 28] No space left on device: 'ü'\n"
+    assert logged(tmp_path, text, encoding).codes == ['disk_full']
+    assert logged(tmp_path, text.replace('\n', '\r\n'), encoding).codes == ['disk_full']
+
+@pytest.mark.parametrize('line', ["{'loss': 1.5, 'learning_rate': 1e-4, 'epoch': 0.5}",
+    "{'loss': '1.5', 'learning_rate': '1e-4', 'epoch': '0.5'}",
+    '{"step": 1, "loss": 1.5, "lr": 1e-4, "epoch": 0.5}',
+    '[rank0]: step: 1 - loss: 1.5 - lr: 1e-4', 'step=1 loss=1.5 learning_rate=1e-4'])
+def test_metrics_are_read(tmp_path, line):
+    (tmp_path/'a.log').write_text(f'start\n{line}\nthe loss function is 3 lines long\n')
+    row, = log_history(tmp_path/'a.log')
+    assert (row['step'], row['loss'], row['learning_rate']) == (1, 1.5, 1e-4)
+
+def test_rows_are_no_metrics(tmp_path):
+    def holds(text): return (tmp_path/'a.jsonl').write_text(text) and holds_metrics(tmp_path/'a.jsonl')
+    assert holds('{"step": 1, "loss": 1.5}\n') and not holds('{"text": "step=1 loss=1.5"}\n') and not holds('[1]\n')
+    assert not holds('{"step": 1, "loss": 1.5, "text": "' + 'x'*99 + '"}\n') and not holds('{"loss": 1.5, "answer": "b"}\n')
 
 # Machines
 

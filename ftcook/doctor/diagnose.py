@@ -11,7 +11,9 @@ __all__ = ['Kind', 'kinds', 'diagnose', 'examinable']
 import os, re
 from collections import namedtuple
 from pathlib import Path
-from .errors import Diagnosis, Facts, diagnose_environment, diagnose_exception, diagnose_log
+from .curves import diagnose_history
+from ftcook.doctor.errors import (Diagnosis, Facts, diagnose_environment, diagnose_exception, diagnose_log, holds_metrics,
+    log_history)
 from .inputs import diagnose_data
 from .launch import diagnose_deepspeed, diagnose_launch, is_deepspeed
 from .scripts import diagnose_script, script_checks
@@ -27,6 +29,11 @@ def _is_path(thing): return isinstance(thing, (str, Path))
 def _ends(*suffixes): return lambda thing: _is_path(thing) and Path(thing).suffix in suffixes
 def _is_run(thing): return _is_path(thing) and (Path(thing).is_dir() or Path(thing).name == 'trainer_state.json')
 def _diagnose_run(path, **kwargs): return diagnose_run(Path(path) if Path(path).is_dir() else Path(path).parent, **kwargs)
+def _logs_rows(thing): return _is_path(thing) and Path(thing).suffix == '.jsonl' and holds_metrics(thing)
+def _diagnose_log(path, **kwargs):
+    "What it says, and then what its curve does."
+    found = diagnose_log(path, **kwargs)
+    return Diagnosis([*found, *diagnose_history(log_history(path))], found.subject)
 
 def _diagnose_launch(path): return diagnose_launch(path, script_checks)
 _logged = re.compile(rb"Traceback \(most recent call last\)|['\"]loss['\"]: |\b(ERROR|WARNING|INFO)\b")
@@ -46,12 +53,13 @@ kinds = (
     Kind('machine', lambda thing: isinstance(thing, Facts), diagnose_environment),
     Kind('data', lambda thing: not _is_path(thing), diagnose_data),
     Kind('run', _is_run, _diagnose_run),
+    Kind('log', _logs_rows, _diagnose_log),
     Kind('script', _ends(*_scripts), diagnose_script),
     Kind('launch', _ends(*_launches), _diagnose_launch),
     Kind('configuration', lambda thing: _is_path(thing) and is_deepspeed(thing), diagnose_deepspeed),
     Kind('data', _ends(*_data), diagnose_data),
-    Kind('log', _ends(*_logs), diagnose_log),
-    Kind('log', _is_printed, diagnose_log))
+    Kind('log', _ends(*_logs), _diagnose_log),
+    Kind('log', _is_printed, _diagnose_log))
 
 def _kind(thing):
     "The kind of a thing; an error that says what would do if it is none."
