@@ -326,7 +326,7 @@ _kinds = dict(preference='a preference pair', unpaired_preference='a judged answ
 
 class _Together:
     "What rows have to agree in: kind, format and types."
-    def __init__(self): self.first, self.fields = None, Fields()
+    def __init__(self, unit='line'): self.first, self.fields, self.unit = None, Fields(), unit
     def see(self, line, offset):
         "Add to a good line what does not go with the lines before it."
         kind = _kinds.get(line.format, 'a conversation')
@@ -334,8 +334,8 @@ class _Together:
         def problem(code, message): line.problems.append(Problem(code, message, line.number))
         if kind != first:
             line.status = 'rejected'
-            return problem('mixed_kinds', f'{kind}, and line {number}, the first good one, is {first}')
-        if name != line.format: problem('mixed_formats', f'{line.format}, and line {number} is {name}')
+            return problem('mixed_kinds', f'{kind}, and {self.unit} {number}, the first good one, is {first}')
+        if name != line.format: problem('mixed_formats', f'{line.format}, and {self.unit} {number} is {name}')
         for o in self.fields.see(line.given, line.number, offset): problem(*o)
 
 
@@ -408,7 +408,7 @@ def examine_rows(
     rows, # dictionaries, such as those of a `Dataset`; what is None in them counts as not there
 ): # yields a `Line` for each, numbered from 0
     "Rows that are in memory already, judged as `read_rows` judges those of a file."
-    together = _Together()
+    together = _Together('row')
     for number,row in enumerate(rows):
         line = Line(number, b'', {k: v for k,v in row.items() if v is not None} if isinstance(row, dict) else row)
         line.format, line.row, problems = _examine(line.given)
