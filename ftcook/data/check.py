@@ -21,8 +21,8 @@ from ..limits import markdown_safe, printable
 from ..outputs import check_output, outputs
 from ..runtime import table
 from .fields import Fields, as_text, unloadable
-from .formats import FormatError, bad_images, bad_steps, bad_tokens, convert, detect_format, empty_system
-from .formats import has_pictures, misread, not_trained, parts_of, to_messages
+from .shapes import FormatError, bad_images, bad_steps, bad_tokens, convert, detect_format, empty_system
+from .shapes import has_pictures, misread, not_trained, parts_of, to_messages
 from .kinds import head_bytes, recognise
 
 # %% ../../nbs/01a_data_check.ipynb #01-012

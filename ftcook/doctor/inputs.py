@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from ..data.check import Report, examine_rows, read_rows, remedies
-from ..data.formats import has_pictures
+from ..data.shapes import has_pictures
 from ..data.clean import normalize
 from ..data.pii import email_pattern, find_accounts, find_secrets, texts_inside
 from .errors import Diagnosis, Finding, examine, thresholds
