@@ -125,11 +125,12 @@ def check_messages(
     "What is wrong with one conversation."
     if not isinstance(messages, list) or not messages:
         return [Problem('no_messages', f'{reprlib.repr(messages)} in place of messages')]
-    turns, problems, parts = '', [], parts or any(isinstance(p, dict) and p.get('type', 'text') != 'text' for p in parts_of(messages))
+    turns, problems = '', []
     for i,message in enumerate(messages, 1):
         if turn := _plain_turn(message):
             turns += turn
             continue
+        parts = parts or any(isinstance(p, dict) and p.get('type', 'text') != 'text' for p in parts_of(messages))
         turn, found = _check_message(i, message, parts)
         turns, problems = turns + turn, problems + found
         if len(problems) >= _most: return problems[:_most]
@@ -194,7 +195,8 @@ def _examine(row, suspicious=True):
     except FormatError as e: return None, None, [Problem('unknown_format', str(e))]
     if found := _json_text(row): return name, made, [found]
     problems = _judges[name](made)
-    if suspicious and not problems: problems += [Problem(*o) for o in not_trained(_trained_turns(row, made))]
+    turns = () if problems else _trained_turns(row, made)
+    if turns and (suspicious or any(len(m) > 2 for m in turns)): problems += [Problem(*o) for o in not_trained(turns)]
     if suspicious and (found := unloadable(made)): problems.append(Problem(*found))
     return name, made, problems
 
@@ -313,10 +315,11 @@ class Line:
     rest: object=() # an over-long line's remaining pieces
 
 # %% ../../nbs/01a_data_check.ipynb #01a-b04
-def _remarks(row, name):
+def _remarks(row, made, name):
     "What trl would make of a good row that is not meant, and what is worth knowing: code and message."
-    if why := misread(row, name): yield 'not_for_trl', f'{name}: {why}'
-    if empty_system(row): yield 'empty_system', 'an empty system message'
+    if made is not row:
+        if why := misread(row, name): yield 'not_for_trl', f'{name}: {why}'
+        if empty_system(row): yield 'empty_system', 'an empty system message'
     turns = row.get('messages') or row.get('prompt')
     first = turns[0] if isinstance(turns, list) and turns else None
     if isinstance(first, dict) and first.get('role') == 'developer': yield 'developer', 'the role developer'
@@ -342,10 +345,8 @@ class _Together:
 # %% ../../nbs/01a_data_check.ipynb #01-051
 _space, _bom = b' \t\r\n', b'\xef\xbb\xbf'
 
-_marks = b'\\u0000', b'think', b'reasoning', b'"weight', b'"train', b'"loss' # of what only a closer look finds
-
-def _suspicious(text): # can it hold NULs, reasoning or marks for the loss, or be nested deeply?
-    return any(mark in text for mark in _marks) or text.count(b'{') + text.count(b'[') > 40
+def _suspicious(text): # can it hold NULs or reasoning, or be nested deeply?
+    return b'\\u0000' in text or b'<think' in text or text.count(b'{') + text.count(b'[') > 40
 
 def _read_line(number, raw):
     line, text = Line(number, raw), raw.strip(_space)
@@ -369,7 +370,7 @@ def _read_line(number, raw):
             problems = [Problem('duplicate_key', f'{names} more than once in one object')]
         if not problems:
             line.status = 'kept'
-            line.problems += [Problem(*o, number) for o in _remarks(line.given, line.format)]
+            line.problems += [Problem(*o, number) for o in _remarks(line.given, line.row, line.format)]
             line.text = text if line.row is line.given or line.row == line.given else _encode(line.row)
     except (ValueError, RecursionError) as e: problems = [_why(text, raw.endswith(b'\n'), e)]
     line.problems += [Problem(p.code, p.message, number) for p in problems]
@@ -414,7 +415,7 @@ def examine_rows(
         line.format, line.row, problems = _examine(line.given)
         line.problems = [Problem(p.code, p.message, number) for p in problems]
         if not problems:
-            line.status, line.problems = 'kept', [Problem(*o, number) for o in _remarks(line.given, line.format)]
+            line.status, line.problems = 'kept', [Problem(*o, number) for o in _remarks(line.given, line.row, line.format)]
             together.see(line, 0)
         yield line
 

@@ -29,6 +29,7 @@ _one_answer = 'messages', 'sharegpt', 'prompt_completion', 'alpaca'
 
 def _verdict(row):
     "Whether the answer of a row is judged good; None where there is no such judgement."
+    if not {'kto_tag', 'label'} & row.keys(): return
     label = row.get('kto_tag', row.get('label'))
     judged = isinstance(label, bool) or isinstance(label, int) and label in (0, 1) and {'completion', 'kto_tag'} & row.keys()
     return bool(label) if judged else None
@@ -178,9 +179,13 @@ def convert(
         columns, like = list(row)[:40], _resembling(list(row)[:40])
         shown = ', '.join(map(reprlib.repr, columns[:8])) or '(none)'
         raise FormatError(f"no known format has the columns {shown}{like and f'; {like}'}")
-    if name not in _readers or name == 'messages' and not misread(row, name) and not empty_system(row): return row
+    if name not in _readers or name == 'messages' and _as_it_is(row): return row
     rest = dict(row)
     return _readers[name](rest) | rest
+
+def _as_it_is(row):
+    first = _first(row['messages'])
+    return not ('prompt' in row or 'system' in row or 'from' in first or _says_nothing(first))
 
 def to_messages(
     row:dict, # one example in any of `formats`
@@ -197,7 +202,9 @@ def empty_system(
     row:dict, # as it is given
 )->bool: # is its system message empty?
     "A system message without content; `to_messages` drops it."
-    return any(_says_nothing(_turn(_first(row.get(k)))) for k in ('messages', 'conversations', 'prompt', 'chosen'))
+    for k in ('messages', 'conversations', 'prompt', 'chosen'):
+        if k in row and _says_nothing(_turn(_first(row[k]))): return True
+    return False
 
 def _misread_turns(row):
     turns, first = row.get('conversations'), _first(row.get('conversations'))
@@ -308,8 +315,9 @@ def bad_images(
     messages:list, # all its turns
 ): # yields code and message
     "What trl says when places and pictures do not go together."
-    images, listed = row.get('images'), any(True for _ in parts_of(messages))
+    if not isinstance(images := row.get('images'), list): return
+    listed = any(True for _ in parts_of(messages))
     places = sum(isinstance(p, dict) and p.get('type') == 'image' and 'image' not in p for p in parts_of(messages))
-    if isinstance(images, list) and listed and places != len(images):
+    if listed and places != len(images):
         yield 'image_count', f'{len(images)} images, and {places} places for them'
 
