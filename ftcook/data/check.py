@@ -214,7 +214,14 @@ def _trained_turns(row, made):
 
 def _check_conversation(row):
     messages = row['messages']
-    return check_messages(messages, has_pictures(row)) or [Problem(*o) for o in bad_images(row, messages)]
+    return check_messages(messages, has_pictures(row)) or [Problem(*o) for o in bad_images(row, messages)] or _check_tools(row)
+
+def _check_tools(row):
+    "trl reads a text in the column tools as JSON."
+    if not isinstance(tools := row.get('tools'), str): return []
+    try: json.loads(tools)
+    except (ValueError, RecursionError): return [Problem('bad_tool_call', f'tools is {reprlib.repr(tools)}, which is no JSON')]
+    return []
 
 
 # %% ../../nbs/01a_data_check.ipynb #01a-b02
@@ -296,7 +303,7 @@ def _why(text, ended, error):
     except UnicodeDecodeError as e:
         if ended or e.reason != 'unexpected end of data':
             return Problem('encoding', f'byte {e.start + 1} (0x{text[e.start]:02x}) is not UTF-8')
-    if not ended: return Problem('truncated', f'the last line has no end: {error}')
+    if not ended and 'trailing' not in str(error): return Problem('truncated', f'the last line has no end: {error}')
     if _lone_surrogate(text): return Problem('lone_surrogate', 'a \\ud800-\\udfff escape without its partner')
     return Problem('invalid_json', str(error))
 

@@ -29,18 +29,19 @@ _words = [(code, said, re.compile(pattern, re.I)) for code,said,pattern in (
     ('web_page', 'what a server says in place of a file', rb'(?:HTTP/\d|entry not found|repository not found|404[: ]|not found\s*$|'
                  rb'invalid username or password|access (?:to|denied)|unauthorized|too many requests)'))]
 _config_keys = re.compile(rb'"(?:architectures|model_type|peft_type|log_history|zero_optimization|train_batch_size|weight_map|nbformat|'
-                          rb'learning_rate|per_device_train_batch_size|added_tokens|tokenizer_class|model_name_or_path)"\s*:')
+                          rb'learning_rate|loss|train_loss|eval_loss|per_device_train_batch_size|added_tokens|tokenizer_class|model_name_or_path)"\s*:')
 _row_keys = re.compile(rb'"(?:messages|conversations|prompt|instruction|text|chosen|input_ids|question)"\s*:')
 _no_data = {'.yaml': 'YAML', '.yml': 'YAML', '.toml': 'TOML', '.ini': 'settings', '.cfg': 'settings', '.py': 'a script',
             '.ipynb': 'a notebook', '.log': 'a log', '.md': 'a page', '.sh': 'a script'}
-_tables = {b',': 'commas', b'\t': 'tabs', b';': 'semicolons'}
+_tables = {b',': 'commas', b'\t': 'tabs', b';': 'semicolons', b'|': 'bars'}
+_headings = set(b'prompt completion question answer instruction input output response text system label chosen rejected'.split())
 
 def _is_table(lines, known):
     "The separator of a table: a heading of plain words, and then lines with as many fields or more; None for other text."
     for mark,name in _tables.items():
         names = [o.strip(b' "\r\n') for o in lines[0].split(mark)]
         headed = len(names) > 1 and all(re.fullmatch(rb'[\w .#-]{1,60}', o) for o in names)
-        if headed and (known or len(lines) > 1 and all(o.count(mark) >= len(names) - 1 for o in lines[1:3])): return name
+        if headed and (known or len(_headings & {*map(bytes.lower, names)}) > 1 or len(lines) > 1 and all(o.count(mark) >= len(names) - 1 for o in lines[1:3])): return name
     return 'commas' if known else None
 
 def _is_array(lines):
@@ -51,6 +52,7 @@ def _is_array(lines):
     return len(lines) < 2 and first[1:].lstrip().startswith(b'{') and _row_keys.search(first) is not None
 
 # %% ../../nbs/kinds.ipynb #knd-023
+_like_json = re.compile(rb'\s*(?:[{\["]|-?\d|true\b|false\b|null\b|NaN\b)').match
 head_bytes = 2**16 # of a file that are looked at
 
 def recognise(
@@ -68,7 +70,7 @@ def recognise(
     if text[:1] == b'[' and _is_array(lines): return 'json_array', 'one JSON array, not a row on each line'
     if text[:1] not in (b'{', b'['):
         if suffix in _no_data: return 'no_data', f'{_no_data[suffix]}, not data'
-        separator = _is_table(lines, suffix in ('.csv', '.tsv'))
-        return separator and ('csv', f'a table with {separator} between its fields')
-    if text[:1] == b'{' and _config_keys.search(text) and not _row_keys.search(text): return 'no_data', 'a configuration, not data'
+        if separator := _is_table(lines, suffix in ('.csv', '.tsv')): return 'csv', f'a table with {separator} between its fields'
+        return None if any(_like_json(o) for o in lines) else ('plain_text', 'plain text, no line of JSON')
+    if text[:1] == b'{' and _config_keys.search(text) and not _row_keys.search(text): return 'no_data', 'a configuration or a log, not data'
     if lines[0].strip() == b'{' and len(lines) > 1 and lines[1].lstrip()[:1] == b'"': return 'pretty_json', 'an object spread over lines'

@@ -170,18 +170,26 @@ def _resembling(columns):
         if one in found: found = {k: v for k,v in found.items() if k not in others}
     return ', '.join(f'{columns[near]} looks like {name}' for name,near in found.items() if columns[near] != name)
 
+def _inside(row):
+    "The column in which a row of a known format stands, or a list of such rows."
+    for k,v in itertools.islice(row.items(), 40):
+        first = v[0] if isinstance(v, list) and v else v
+        if isinstance(first, dict) and detect_format(first): return f'the rows stand in {k}'
+    return ''
+
 def convert(
     row:dict, # in format `name`
     name:str|None, # from `detect_format`
 )->dict: # as `to_messages` returns it
     "A row of a known format as trl reads it; an error for one of none."
     if name is None:
-        columns, like = list(row)[:40], _resembling(list(row)[:40])
+        columns, like = list(row)[:40], _inside(row) or _resembling(list(row)[:40])
         shown = ', '.join(map(reprlib.repr, columns[:8])) or '(none)'
         raise FormatError(f"no known format has the columns {shown}{like and f'; {like}'}")
     if name not in _readers or name == 'messages' and _as_it_is(row): return row
     rest = dict(row)
-    return _readers[name](rest) | rest
+    made = _readers[name](rest)
+    return made | {k: v for k,v in rest.items() if k not in made}
 
 def _as_it_is(row):
     first = _first(row['messages'])
@@ -310,11 +318,17 @@ def has_pictures(
     "Has the row a column of pictures?"
     return 'images' in row or 'image' in row
 
+def _image_mark(messages):
+    "Place of the first message in whose text a picture is marked."
+    texts = ((i, m.get('content')) for i,m in enumerate(messages, 1) if isinstance(m, dict))
+    return next((i for i,text in texts if isinstance(text, str) and '<image>' in text), None)
+
 def bad_images(
     row:dict, # with images
     messages:list, # all its turns
 ): # yields code and message
     "What trl says when places and pictures do not go together."
+    if has_pictures(row) and (i := _image_mark(messages)): yield 'image_mark', f'message {i} has <image> in its text'
     if not isinstance(images := row.get('images'), list): return
     listed = any(True for _ in parts_of(messages))
     places = sum(isinstance(p, dict) and p.get('type') == 'image' and 'image' not in p for p in parts_of(messages))

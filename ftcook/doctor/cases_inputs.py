@@ -116,10 +116,10 @@ def _choices(rng, n=40, rejected=None):
 
 @case('data', '', 'conversations')
 def _(rng, folder): return _written(_flights(rng, 300), folder)
-@case('data', '', 'instructions')
-def _(rng, folder): return _written([from_messages(r, 'alpaca') for r in _flights(rng)], folder)
-@case('data', '', 'ShareGPT')
-def _(rng, folder): return _written([from_messages(r, 'sharegpt') for r in _flights(rng)], folder)
+@case('data', '', 'prompts and completions')
+def _(rng, folder): return _written([from_messages(r, 'prompt_completion') for r in _flights(rng)], folder)
+@case('data', '', 'prompts for GRPO')
+def _(rng, folder): return _written([dict(prompt=r['messages'][:-1], wanted=r['messages'][-1]['content']) for r in _flights(rng)], folder)
 @case('data', '', 'preference pairs')
 def _(rng, folder): return _written(_choices(rng), folder)
 @case('data', '', 'training and test')
@@ -136,6 +136,17 @@ def _(rng, folder):
 def a_line_of_broken_JSON(rng, folder): return _spoiled(rng, folder, lambda r: json.dumps(r)[:-rng.randrange(3, 40)])
 @case('data', 'bad_rows')
 def wrong_columns(rng, folder): return _spoiled(rng, folder, lambda r: dict(question=r['messages'][1]['content'], reply='x'), 60)
+@case('data', 'bad_rows')
+def instructions_as_they_are(rng, folder): return _written([from_messages(r, 'alpaca') for r in _flights(rng)], folder)
+@case('data', 'bad_rows')
+def ShareGPT_as_it_is(rng, folder): return _written([from_messages(r, 'sharegpt') for r in _flights(rng)], folder)
+@case('data', 'bad_rows')
+def answers_of_no_weight(rng, folder):
+    return _spoiled(rng, folder, lambda r: dict(messages=[*r['messages'][:-1], dict(r['messages'][-1], weight=0)]), rng.randrange(1, 60))
+@case('data', 'bad_rows')
+def a_page_in_place_of_the_file(rng, folder):
+    (folder/'train.jsonl').write_text(f'<!DOCTYPE html>\n<title>Sign in {rng.randrange(99)}</title>\n')
+    return folder/'train.jsonl'
 @case('data', 'bad_rows')
 def an_unknown_role(rng, folder):
     return _spoiled(rng, folder, lambda r: dict(messages=[*r['messages'][:-1], dict(role='bot', content='x')]))
@@ -197,6 +208,12 @@ def answers_longer_than_the_window(rng, folder):
 @case('data', 'no_system_role')
 def system_messages_for_a_template_without(rng, folder):
     return given(_written(_flights(rng, 20), folder), tokenizer=toy_tokenizer(chat_template=refuses_system + template))
+@case('data', 'template_fails')
+def calls_for_a_template_that_adds_up_texts(rng, folder):
+    call = dict(role='assistant', content=None, tool_calls=[dict(type='function', function=dict(name='f', arguments={}))])
+    rows = [dict(messages=[*r['messages'][:-1], call]) for r in _flights(rng, 20)]
+    return given(_written(rows, folder), tokenizer=toy_tokenizer(chat_template="{% for m in messages %}{{ m.role + m.content }}{% endfor %}"))
+
 
 # %% ../../nbs/cases_inputs.ipynb #cases-h32
 _text = 'the flight from Oslo to Rome leaves at nine on Monday and costs less than two hundred euros'.split()
