@@ -21,7 +21,7 @@ from ..limits import markdown_safe, printable
 from ..outputs import check_output, outputs
 from ..runtime import table
 from .fields import Fields, as_text, unloadable
-from .shapes import FormatError, bad_images, bad_steps, bad_tokens, convert, detect_format, empty_system
+from .shapes import FormatError, bad_images, bad_steps, bad_tokens, bad_tools, convert, detect_format, empty_system
 from .shapes import has_pictures, misread, not_trained, parts_of, to_messages
 from .kinds import head_bytes, recognise
 
@@ -214,14 +214,7 @@ def _trained_turns(row, made):
 
 def _check_conversation(row):
     messages = row['messages']
-    return check_messages(messages, has_pictures(row)) or [Problem(*o) for o in bad_images(row, messages)] or _check_tools(row)
-
-def _check_tools(row):
-    "trl reads a text in the column tools as JSON."
-    if not isinstance(tools := row.get('tools'), str): return []
-    try: json.loads(tools)
-    except (ValueError, RecursionError): return [Problem('bad_tool_call', f'tools is {reprlib.repr(tools)}, which is no JSON')]
-    return []
+    return check_messages(messages, has_pictures(row)) or [Problem(*o) for o in (*bad_images(row, messages), *bad_tools(row))]
 
 
 # %% ../../nbs/01a_data_check.ipynb #01a-b02

@@ -26,22 +26,29 @@ _words = [(code, said, re.compile(pattern, re.I)) for code,said,pattern in (
     ('lfs_pointer', 'the pointer that git-annex keeps in place of the file', rb'\.?[\w./-]*/annex/objects/'),
     ('web_page', 'a web page', rb'<!doctype html|<html|<head|<body'),
     ('web_page', 'XML, such as the error of a file server', rb'<\?xml'),
-    ('web_page', 'what a server says in place of a file', rb'(?:HTTP/\d|entry not found|repository not found|404[: ]|not found\s*$|'
-                 rb'invalid username or password|access (?:to|denied)|unauthorized|too many requests)'))]
-_config_keys = re.compile(rb'"(?:architectures|model_type|peft_type|log_history|zero_optimization|train_batch_size|weight_map|nbformat|'
-                          rb'learning_rate|loss|train_loss|eval_loss|per_device_train_batch_size|added_tokens|tokenizer_class|model_name_or_path)"\s*:')
+    ('web_page', 'what a server says in place of a file', rb'HTTP/\d|(?:entry|repository) not found|not found\s*$|404[: ]|'
+                 rb'invalid username or password|access (?:to|denied)|unauthorized|too many requests'))]
+_config_keys = re.compile(rb'"(?:architectures|model_type|peft_type|log_history|zero_optimization|train_batch_size|weight_map|'
+                          rb'nbformat|learning_rate|loss|train_loss|eval_loss|per_device_train_batch_size|added_tokens|'
+                          rb'tokenizer_class|model_name_or_path)"\s*:')
 _row_keys = re.compile(rb'"(?:messages|conversations|prompt|instruction|text|chosen|input_ids|question)"\s*:')
 _no_data = {'.yaml': 'YAML', '.yml': 'YAML', '.toml': 'TOML', '.ini': 'settings', '.cfg': 'settings', '.py': 'a script',
             '.ipynb': 'a notebook', '.log': 'a log', '.md': 'a page', '.sh': 'a script'}
 _tables = {b',': 'commas', b'\t': 'tabs', b';': 'semicolons', b'|': 'bars'}
 _headings = set(b'prompt completion question answer instruction input output response text system label chosen rejected'.split())
 
+
+# %% ../../nbs/kinds.ipynb #knd-026
+def _names(line, mark): return [o.strip(b' "\r\n') for o in line.split(mark)]
+def _headed(names): return len(names) > 1 and all(re.fullmatch(rb'[\w .#-]{1,60}', o) for o in names)
+def _usual(names): return len(_headings & {o.lower() for o in names}) > 1
+
 def _is_table(lines, known):
-    "The separator of a table: a heading of plain words, and then lines with as many fields or more; None for other text."
+    "What separates the fields of a table, which has a heading of plain words, and then lines with as many fields; None for others."
     for mark,name in _tables.items():
-        names = [o.strip(b' "\r\n') for o in lines[0].split(mark)]
-        headed = len(names) > 1 and all(re.fullmatch(rb'[\w .#-]{1,60}', o) for o in names)
-        if headed and (known or len(_headings & {*map(bytes.lower, names)}) > 1 or len(lines) > 1 and all(o.count(mark) >= len(names) - 1 for o in lines[1:3])): return name
+        if not _headed(names := _names(lines[0], mark)): continue
+        even = len(lines) > 1 and all(o.count(mark) >= len(names) - 1 for o in lines[1:3])
+        if known or even or _usual(names): return name
     return 'commas' if known else None
 
 def _is_array(lines):

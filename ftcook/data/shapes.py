@@ -6,7 +6,7 @@ Docs: https://ftcook.github.io/ftcook/shapes.html.md"""
 
 # %% auto #0
 __all__ = ['formats', 'detect_format', 'FormatError', 'convert', 'to_messages', 'empty_system', 'misread', 'not_trained',
-           'bad_tokens', 'bad_steps', 'parts_of', 'has_pictures', 'bad_images']
+           'bad_tokens', 'bad_steps', 'parts_of', 'has_pictures', 'bad_images', 'bad_tools']
 
 # %% ../../nbs/shapes.ipynb #fmt-004
 import itertools, json, re, reprlib
@@ -110,6 +110,8 @@ def _read_alpaca(rest):
     pairs = [*history, (_instruction(rest), rest.pop('output'))]
     return dict(messages=_led([_message(*o) for q,a in pairs for o in (('user', q), ('assistant', a))], rest))
 
+
+# %% ../../nbs/shapes.ipynb #fmt-043
 def _beyond(answer, prompt):
     "What an answer holds beyond its prompt, where it repeats it."
     return answer[len(prompt):] if _repeats(answer, prompt) else answer
@@ -158,7 +160,8 @@ _readers = dict(preference=_read_preference, messages=_read_messages, sharegpt=_
                 prompt_completion=_read_prompt_completion, unpaired_preference=_read_judged)
 
 # %% ../../nbs/shapes.ipynb #fmt-036
-_like = dict(messages='dialogue dialog conversation chat turns conversations message', text='content document body passage raw_text',
+_like = dict(messages='dialogue dialog conversation chat turns conversations message',
+             text='content document body passage raw_text',
              prompt='question query instruction input problem prompt user human context q',
              completion='answer response output reply target completion solution assistant gpt bot a')
 
@@ -177,6 +180,8 @@ def _inside(row):
         if isinstance(first, dict) and detect_format(first): return f'the rows stand in {k}'
     return ''
 
+
+# %% ../../nbs/shapes.ipynb #fmt-042
 def convert(
     row:dict, # in format `name`
     name:str|None, # from `detect_format`
@@ -218,7 +223,8 @@ def _misread_turns(row):
     turns, first = row.get('conversations'), _first(row.get('conversations'))
     if not isinstance(turns, list) or not first: return
     if 'from' not in first: return 'trl looks for messages, and in conversations for from and value'
-    odd = next((o['from'] for o in turns if isinstance(o, dict) and isinstance(o.get('from'), str) and o['from'] not in _roles), None)
+    speakers = [o['from'] for o in turns if isinstance(o, dict) and isinstance(o.get('from'), str)]
+    odd = next((o for o in speakers if o not in _roles), None)
     if odd: return f"trl would train {reprlib.repr(odd)} as the header of a turn"
 
 def _misread_pair(row):
@@ -262,15 +268,17 @@ _loss_marks = 'weight', 'train', 'training', 'train_on_turn', 'trainable', 'loss
 _thought = re.compile(r'<think(?:ing)?>\s*\S.*?</think(?:ing)?>', re.S).search
 _thoughts = 'reasoning_content', 'reasoning', 'thinking'
 
+def _answers(turns): return ((i, m) for i,m in enumerate(turns, 1) if isinstance(m, dict) and m.get('role') == 'assistant')
+
 def _excused(turns):
-    "Place and mark of the first answer that is not to be trained in full."
-    answers = ((i, m) for i,m in enumerate(turns, 1) if isinstance(m, dict) and m.get('role') == 'assistant')
-    return next(((i, k, m[k]) for i,m in answers for k in _loss_marks if isinstance(m.get(k, ''), (bool, int, float))
-                 and m[k] != 1), None)
+    "Place, mark and value of the first answer that is not to be trained in full."
+    marks = ((i, k, m[k]) for i,m in _answers(turns) for k in _loss_marks if isinstance(m.get(k), (bool, int, float)))
+    return next((found for found in marks if found[-1] != 1), None)
 
 def _thinks(message):
     content = message.get('content')
-    return isinstance(content, str) and _thought(content) or any(isinstance(message.get(k), str) and message[k] for k in _thoughts)
+    if isinstance(content, str) and _thought(content): return True
+    return any(isinstance(message.get(k), str) and message[k] for k in _thoughts)
 
 def not_trained(
     turns:list, # of a conversation
@@ -280,8 +288,9 @@ def not_trained(
         i, mark, value = found
         yield 'loss_mark', f'message {i} has {mark} {value}, and trl trains it all the same'
     last = max((i for i,m in enumerate(turns) if isinstance(m, dict) and m.get('role') == 'user'), default=0)
-    early = next((i for i,m in enumerate(turns[:last], 1) if isinstance(m, dict) and m.get('role') == 'assistant' and _thinks(m)), None)
-    if early: yield 'lost_reasoning', f'the reasoning in message {early} stands before the last question'
+    if early := next((i for i,m in _answers(turns[:last]) if _thinks(m)), None):
+        yield 'lost_reasoning', f'the reasoning in message {early} stands before the last question'
+
 
 # %% ../../nbs/shapes.ipynb #fmt-062
 def bad_tokens(
@@ -293,7 +302,8 @@ def bad_tokens(
         yield 'bad_tokens', f'input_ids is {reprlib.repr(ids)}'
         return
     for k in ('labels', 'attention_mask', 'completion_mask', 'assistant_masks'):
-        if isinstance(row.get(k), list) and len(row[k]) != len(ids): yield 'bad_tokens', f'{len(ids)} input_ids, and {len(row[k])} {k}'
+        if isinstance(other := row.get(k), list) and len(other) != len(ids):
+            yield 'bad_tokens', f'{len(ids)} input_ids, and {len(other)} {k}'
     if isinstance(labels, list) and all(o == -100 for o in labels): yield 'bad_tokens', 'every label is -100: nothing is trained'
 
 def bad_steps(
@@ -305,6 +315,8 @@ def bad_steps(
     if whole and all(isinstance(o, str) for o in steps) and all(isinstance(o, int) and o in (0, 1) for o in labels): return
     yield 'bad_steps', f'completions is {reprlib.repr(steps)}, labels {reprlib.repr(labels)}'
 
+
+# %% ../../nbs/shapes.ipynb #fmt-064
 def parts_of(
     messages:list, # of a conversation
 ): # yields the parts of which contents are made
@@ -334,4 +346,12 @@ def bad_images(
     places = sum(isinstance(p, dict) and p.get('type') == 'image' and 'image' not in p for p in parts_of(messages))
     if listed and places != len(images):
         yield 'image_count', f'{len(images)} images, and {places} places for them'
+
+def bad_tools(
+    row:dict, # with any columns
+): # yields code and message
+    "trl reads a text in the column tools as JSON."
+    if not isinstance(tools := row.get('tools'), str): return
+    try: json.loads(tools)
+    except (ValueError, RecursionError): yield 'bad_tool_call', f'tools is {reprlib.repr(tools)}, which is no JSON'
 

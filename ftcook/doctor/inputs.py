@@ -214,6 +214,8 @@ def _check_tokens(data):
         said = f'{len(cut)} of {counted} rows are longer than {window} {cut[0][1]}'
         yield Finding('too_long', 'certain', said, data.at(cut[0][0]))
 
+
+# %% ../../nbs/13c_inputs.ipynb #13c-l02
 def _check_cut(data):
     if data.cut: yield Finding('cut_off', 'certain', data.cut, dict(file=data.name))
 
@@ -236,6 +238,9 @@ def read_data(
         data.add(line)
     data.report.finish()
     return data
+
+
+# %% ../../nbs/13c_inputs.ipynb #13c-l03
 def _plain(value):
     "A value of an array or a tensor, or of a missing number, as JSON would have it."
     if hasattr(value, 'tolist'): value = value.tolist()
@@ -294,7 +299,7 @@ def _holds_rows(value):
     return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping) and not {'role', 'from'} & value[0].keys()
 
 def diagnose_data(
-    *sets, # JSONL files, lists of rows, `Dataset`s, a `DatasetDict`, DataFrames; the first is for training, the others are held out
+    *sets, # files, lists of rows, `Dataset`s, a `DatasetDict`, DataFrames; the first is for training, the others are held out
     tokenizer=None, # the model's tokenizer, to count tokens
     max_length:int=0, # the window
     checks:tuple=data_checks, # from `Rows` to findings
