@@ -44,7 +44,7 @@ def _headed(names): return len(names) > 1 and all(re.fullmatch(rb'[\w .#-]{1,60}
 def _usual(names): return len(_headings & {o.lower() for o in names}) > 1
 
 def _is_table(lines, known):
-    "What separates the fields of a table, which has a heading of plain words, and then lines with as many fields; None for others."
+    "What separates the fields of a table: a heading of plain words, then lines with as many fields. None for other text."
     for mark,name in _tables.items():
         if not _headed(names := _names(lines[0], mark)): continue
         even = len(lines) > 1 and all(o.count(mark) >= len(names) - 1 for o in lines[1:3])
@@ -79,5 +79,7 @@ def recognise(
         if suffix in _no_data: return 'no_data', f'{_no_data[suffix]}, not data'
         if separator := _is_table(lines, suffix in ('.csv', '.tsv')): return 'csv', f'a table with {separator} between its fields'
         return None if any(_like_json(o) for o in lines) else ('plain_text', 'plain text, no line of JSON')
-    if text[:1] == b'{' and _config_keys.search(text) and not _row_keys.search(text): return 'no_data', 'a configuration or a log, not data'
-    if lines[0].strip() == b'{' and len(lines) > 1 and lines[1].lstrip()[:1] == b'"': return 'pretty_json', 'an object spread over lines'
+    if text[:1] == b'{' and _config_keys.search(text) and not _row_keys.search(text):
+        return 'no_data', 'a configuration or a log, not data'
+    if lines[0].strip() == b'{' and len(lines) > 1 and lines[1].lstrip()[:1] == b'"':
+        return 'pretty_json', 'an object spread over lines'
