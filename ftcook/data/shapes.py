@@ -9,7 +9,7 @@ __all__ = ['formats', 'detect_format', 'FormatError', 'convert', 'to_messages', 
            'bad_tokens', 'bad_steps', 'parts_of', 'has_pictures', 'bad_images', 'bad_tools']
 
 # %% ../../nbs/shapes.ipynb #fmt-004
-import itertools, json, re, reprlib
+import itertools, json, reprlib
 
 # %% ../../nbs/shapes.ipynb #fmt-012
 # name: the columns it must have; where a row fits several, the first holds
@@ -265,7 +265,6 @@ def _unread_system(row, name):
 
 # %% ../../nbs/shapes.ipynb #fmt-052
 _loss_marks = 'weight', 'train', 'training', 'train_on_turn', 'trainable', 'loss', 'loss_weight'
-_thought = re.compile(r'<think(?:ing)?>\s*\S.*?</think(?:ing)?>', re.S).search
 _thoughts = 'reasoning_content', 'reasoning', 'thinking'
 
 def _answers(turns): return ((i, m) for i,m in enumerate(turns, 1) if isinstance(m, dict) and m.get('role') == 'assistant')
@@ -274,6 +273,12 @@ def _excused(turns):
     "Place, mark and value of the first answer that is not to be trained in full."
     marks = ((i, k, m[k]) for i,m in _answers(turns) for k in _loss_marks if isinstance(m.get(k), (bool, int, float)))
     return next((found for found in marks if found[-1] != 1), None)
+
+def _thought(text):
+    "Does something stand between the first marks of a chain of thought?"
+    start = text.find('<think')
+    end = text.find('</think', start)
+    return 0 <= start < end and bool(text[text.find('>', start)+1:end].strip())
 
 def _thinks(message):
     content = message.get('content')

@@ -18,7 +18,8 @@ from .training import diagnose_run, diagnose_trainer
 
 # %% ../../nbs/13f_doctor.ipynb #13d-h10
 Kind = namedtuple('Kind', 'name fits examine')
-_scripts, _data, _logs = ('.py', '.ipynb'), ('.jsonl', '.json', '.csv', '.tsv', '.parquet', '.arrow', '.gz', '.zst'), ('.log', '.txt', '.out', '.err')
+_scripts, _logs = ('.py', '.ipynb'), ('.log', '.txt', '.out', '.err')
+_data = '.jsonl', '.json', '.csv', '.tsv', '.parquet', '.arrow', '.gz', '.zst'
 
 def _is_path(thing): return isinstance(thing, (str, Path))
 def _ends(*suffixes): return lambda thing: _is_path(thing) and Path(thing).suffix in suffixes
