@@ -200,7 +200,7 @@ def _examine(row, suspicious=True):
     if suspicious and (found := unloadable(made)): problems.append(Problem(*found))
     return name, made, problems
 
-_as_json = re.compile(r'\s*\[\s*\{\s*["\'](?:role|from|content|value)["\']\s*:').match
+_as_json = re.compile(r'\s*(?:\{\s*["\']messages["\']\s*:\s*)?\[\s*\{\s*["\'](?:role|from|content|value)["\']\s*:').match
 
 def _json_text(row):
     "The problem that a list of turns stands there as text, or None."
@@ -320,6 +320,8 @@ def _remarks(row, made, name):
     if made is not row:
         if why := misread(row, name): yield 'not_for_trl', f'{name}: {why}'
         if empty_system(row): yield 'empty_system', 'an empty system message'
+    if name in ('prompt_completion', 'preference') and isinstance(row.get('prompt'), str) and not isinstance(row.get('chosen'), list):
+        yield 'plain_prompt', 'text'
     turns = row.get('messages') or row.get('prompt')
     first = turns[0] if isinstance(turns, list) and turns else None
     if isinstance(first, dict) and first.get('role') == 'developer': yield 'developer', 'the role developer'

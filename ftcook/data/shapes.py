@@ -81,11 +81,13 @@ def _without_empty_system(turns): return turns[1:] if len(turns) > 1 and _says_n
 # %% ../../nbs/shapes.ipynb #fmt-033
 def _is_system(message): return isinstance(message, dict) and message.get('role') == 'system'
 
+_leading = 'system', 'system_prompt', 'system_message' # columns
+
 def _led(turns, rest):
-    "Turns, led by what stands in the column `system`, if none of them is a system message."
+    "Turns, led by what stands in a column such as `system`, if none of them is a system message."
     if rest.get('system') in (None, ''): rest.pop('system', None)
-    elif not any(map(_is_system, turns)): turns = [_message('system', rest.pop('system')), *turns]
-    return turns
+    name = next((k for k in _leading if isinstance(rest.get(k), str) and rest[k]), None)
+    return [_message('system', rest.pop(name)), *turns] if name and not any(map(_is_system, turns)) else turns
 
 # Readers take what they read out of a copy of the row; what is left is kept.
 
@@ -198,7 +200,7 @@ def convert(
 
 def _as_it_is(row):
     first = _first(row['messages'])
-    return not ('prompt' in row or 'system' in row or 'from' in first or _says_nothing(first))
+    return not ('prompt' in row or 'from' in first or _says_nothing(first) or any(k in row for k in _leading))
 
 def to_messages(
     row:dict, # one example in any of `formats`
@@ -259,9 +261,10 @@ def misread(
     return how and how(row) or _unread_system(row, name)
 
 def _unread_system(row, name):
-    if name not in _readers or not isinstance(row.get('system'), str) or not row['system']: return
+    column = next((k for k in _leading if isinstance(row.get(k), str) and row[k]), None)
+    if name not in _readers or not column: return
     turns = next((row[k] for k in ('messages', 'conversations', 'prompt', 'chosen') if isinstance(row.get(k), list)), [])
-    if not any(_is_system(_turn(m)) for m in turns): return 'trl does not read the column system'
+    if not any(_is_system(_turn(m)) for m in turns): return f'trl does not read the column {column}'
 
 # %% ../../nbs/shapes.ipynb #fmt-052
 _loss_marks = 'weight', 'train', 'training', 'train_on_turn', 'trainable', 'loss', 'loss_weight'
