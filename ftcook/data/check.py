@@ -320,7 +320,8 @@ def _remarks(row, made, name):
     if made is not row:
         if why := misread(row, name): yield 'not_for_trl', f'{name}: {why}'
         if empty_system(row): yield 'empty_system', 'an empty system message'
-    if name in ('prompt_completion', 'preference') and isinstance(row.get('prompt'), str) and not isinstance(row.get('chosen'), list):
+    answer = row.get('completion', row.get('chosen'))
+    if name in ('prompt_completion', 'preference') and isinstance(row.get('prompt'), str) and isinstance(answer, str):
         yield 'plain_prompt', 'text'
     turns = row.get('messages') or row.get('prompt')
     first = turns[0] if isinstance(turns, list) and turns else None
