@@ -47,8 +47,8 @@ class Problem:
 
     @property
     def remedy(self):
-        "What to do about it."
-        return remedies[self.code]
+        "What to do about it, or what to know of it."
+        return remedies.get(self.code) or notes[self.code]
 
     def to_dict(self)->dict: # for JSON
         "The problem as plain data."

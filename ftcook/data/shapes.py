@@ -139,6 +139,7 @@ _asking = 'prompt', 'conversations', 'question', 'query', 'problem' # where the 
 
 def _asked(rest):
     "What stands before the answers of a pair, as it is given; None where there is no column with it."
+    if rest.get('prompt') is None: rest.pop('prompt', None)
     if 'prompt' not in rest and 'conversations' not in rest and 'instruction' in rest: return _instruction(rest)
     name = next((k for k in _asking if isinstance(rest.get(k), (str, list))), None)
     return rest.pop(name) if name else None
