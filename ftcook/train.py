@@ -67,7 +67,8 @@ def file_rows(
             rows += _json_lines(place/'good.jsonl')
             rejects += [dict(file=path) | o for o in _json_lines(place/'good.rejects.jsonl')]
     if not rows: raise recipe.error(('data', 'path'), 'no good row is left')
-    if any('messages' not in row for row in rows): raise recipe.error(('data', 'path'), 'preference pairs are for lesson 06')
+    if any('messages' not in row for row in rows):
+        raise recipe.error(('data', 'path'), 'these rows are no conversations; preference pairs are for lesson 06')
     return rows[:recipe.data.rows], rejects
 
 # %% ../nbs/14b_train.ipynb #14b-025

@@ -21,7 +21,9 @@ def answered(**message): return row(user, dict(role='assistant', **message))
 
 broken = [
     ('invalid_json', "{'messages': []}\n"),
-    ('invalid_json', fine[:-1] + ',"score":NaN}\n'),
+    ('nan', fine[:-1] + ',"score":NaN}\n'),
+    ('nan', fine[:-1] + ',"score":[1,-Infinity]}'),
+    ('invalid_json', fine[:-1] + ',"score":NaN,}\n'),
     ('invalid_json', fine[:-1] + ',}\n'),
     ('invalid_json', fine + fine + '\n'),
     ('invalid_json', fine[:50] + '\n'),
@@ -49,12 +51,49 @@ broken = [
     ('no_rows', ''),
     ('not_object', '[1, 2]\n'),
     ('not_object', 'null\n'),
-    ('not_object', f'[{fine}]\n'),
+    ('not_object', f'[{fine}]\n[{fine}]\n'),
+    ('json_array', f'[{fine}]\n'), ('json_array', f'[\n{fine},\n{fine}\n]'), ('json_array', f'[{fine},\n{fine}]\n'),
+    ('pretty_json', json.dumps(dict(messages=[user, assistant]), indent=1)),
+    ('no_data', '{"architectures": ["LlamaForCausalLM"], "hidden_size": 8}\n'),
+    ('csv', 'question,answer\n"a, b",c\nd,e\n'), ('csv', 'instruction\toutput\na\tb\n'),
+    ('csv', 'prompt|completion\na|b\n'), ('csv', 'instruction,output\n"Write\na poem","b"\n'),
+    ('plain_text', 'Once upon a time there was a king.\nHe had a cat.\n'), ('no_data', '{"loss": 2.5, "epoch": 0.1}\n'),
+    ('parquet', b'PAR1\x15\0'), ('arrow', b'ARROW1\0\0'), ('binary_file', b'SQLite format 3\0'),
+    ('lfs_pointer', 'version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n'),
+    ('web_page', '<!DOCTYPE html>\n<html></html>'), ('web_page', '<?xml version="1.0"?><Error>AccessDenied</Error>'),
+    ('web_page', 'Entry not found'), ('web_page', 'Invalid username or password.'),
     ('unknown_format', '{"question": "?", "answer": "!"}\n'),
     ('unknown_format', '{}\n'),
     ('unknown_format', '{"instruction": "a", "output": "b", "history": [1]}\n'),
     ('unknown_format', '{"instruction": "a", "output": "b", "history": "c"}\n'),
     ('mixed_kinds', fine + '\n{"prompt": "a", "chosen": "b", "rejected": "c"}\n'),
+    ('mixed_kinds', '{"text": "a"}\n' + fine), ('mixed_kinds', '{"prompt": "a", "completion": "b", "label": true}\n' + fine),
+    ('mixed_formats', fine + '\n{"prompt": "a", "completion": "b"}\n'),
+    ('not_for_trl', '{"instruction": "a", "output": "b"}'),
+    ('not_for_trl', '{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}'),
+    ('not_for_trl', '{"conversations": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'),
+    ('not_for_trl', '{"messages": [{"from": "user", "value": "a"}, {"from": "assistant", "value": "b"}]}'),
+    ('not_for_trl', fine[:-1] + ',"prompt":"Hi"}'), ('not_for_trl', fine[:-1] + ',"system":"Be brief."}'),
+    ('not_for_trl', fine[:-1] + ',"system_message":"Be brief."}'),
+    ('not_for_trl', '{"prompt": [{"role": "user", "content": "a"}], "completion": "b"}'),
+    ('not_for_trl', '{"prompt": "What is the capital of Peru?", "completion": "What is the capital of Peru? Lima"}'),
+    ('not_for_trl', '{"question": "a", "chosen": "b", "rejected": "c"}'),
+    ('not_for_trl', json.dumps(dict(prompt='a', chosen=[assistant], rejected=[dict(assistant, content='c')]))),
+    ('not_for_trl', '{"instruction": "a", "output": "b", "kto_tag": true}'),
+    ('loss_mark', answered(content='no', weight=0)), ('loss_mark', answered(content='no', train=False)),
+    ('loss_mark', answered(content='no', loss=False)),
+    ('lost_reasoning', row(user, dict(assistant, content='<think>\nhm\n</think>a'), user, assistant)),
+    ('lost_reasoning', row(user, dict(assistant, reasoning_content='hm'), user, assistant)),
+    ('one_class', '{"prompt": "a", "completion": "b", "label": true}\n{"prompt": "c", "completion": "d", "label": true}'),
+    ('image_count', row(dict(user, content=[dict(type='image'), dict(type='text', text='a')]), assistant, images=[])),
+    ('image_mark', row(dict(user, content='<image> What is it?'), assistant, images=['a.png'])),
+    ('bad_tool_call', row(user, assistant, tools='f(x)')), ('unknown_format', '{"data": [{"prompt": "a", "completion": "b"}]}'),
+    ('invalid_json', fine + fine),
+    ('bad_tokens', '{"input_ids": ["a"]}'), ('bad_tokens', '{"input_ids": [1, 2], "labels": [1]}'),
+    ('bad_tokens', '{"input_ids": [1, 2], "labels": [-100, -100]}'),
+    ('bad_steps', '{"prompt": "a", "completions": ["b"], "labels": []}'),
+    ('json_text', '{"messages": "[{\\"role\\": \\"user\\"}]"}'),
+    ('json_text', '{"prompt": "[{\'role\': \'user\'}]", "completion": "a"}'),
     ('no_messages', '{"messages": []}\n'),
     ('no_messages', '{"messages": "Hi"}\n'),
     ('no_messages', '{"conversations": null}\n'),
@@ -93,7 +132,7 @@ broken = [
     ('big_integer', fine[:-1] + ',"id":' + '9'*300 + '}'),
     ('late_field', (fine + '\n')*115_000 + fine[:-1] + ',"note":"b"}'),
     ('too_many_fields', '\n'.join(fine[:-1] + f',"{i:0500}":1}}' for i in range(600))),
-    ('agent_trace', fine[:-1] + ',"id":"a","source":"b","model":"c","system_prompt":"d"}'),
+    ('agent_trace', row(system, user, assistant)[:-1] + ',"id":"a","source":"b","model":"c","system_prompt":"d"}'),
     ('bad_content', answered(content=None)),
     ('bad_content', answered()),
     ('bad_content', answered(content=[dict(type='text', text='Hello')])),
@@ -108,7 +147,7 @@ def test_each_problem_is_found_and_nothing_else(tmp_path, code, content):
     assert set(report.counts) == {code}, report
     assert report.exit_code == 1
     assert remedies[code] in str(report) and code in report._repr_markdown_()
-    for p in report.examples[code]: assert p.message and (p.line > 0 or code == 'no_rows')
+    for p in report.examples[code]: assert p.message and (p.line > 0 or code in ('no_rows', 'one_class'))
 
 def test_every_problem_is_tested(): assert {code for code,_ in broken} == set(remedies)
 
@@ -124,13 +163,52 @@ pair = pair.replace('%s', '{"role": "user", "content": "a"}')
     row(user, dict(role='assistant', tool_calls=call['tool_calls']), tool, assistant),
     fine[:-1] + r',"note":"a:b\u003ac"}',
     fine[:-1] + ',"n":1e300}',
-    '{"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}',
-    '{"conversations": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
-    '{"instruction": "a", "input": null, "output": "b", "system": null, "history": null}',
-    '{"instruction": "", "input": "a", "output": "b", "system": "s", "history": [["q", "r"]]}',
+    '{"conversations": [{"from": "system", "value": "s"}, {"from": "user", "value": "a"}, {"from": "assistant", "value": "b"}]}',
+    '{"instruction": "a", "output": "b", "text": "### Instruction: a\\n### Response: b"}',
+    '{"prompt": null, "chosen": "a", "rejected": "b"}', '{"text": "a"}', '{"prompt": "a"}', '{"prompt": [{"role": "user", "content": "a"}], "answer": "7"}',
+    '{"prompt": "a", "completion": "b", "label": "positive"}', '{"prompt": "a", "completion": "b", "label": false}',
+    '{"prompt": "a", "completion": "b", "label": 0}\n{"prompt": "c", "completion": "d", "label": 1}',
+    '{"input_ids": [1, 2], "attention_mask": [1, 1], "labels": [-100, 2]}',
+    '{"prompt": "a", "completions": ["b", "c"], "labels": [true, false]}',
+    '{"chosen": "Human: a Assistant: b", "rejected": "Human: a Assistant: c"}',
+    '{"prompt": "a", ' + pair + '}',
+    row(assistant, user, assistant), row(system, assistant, user, assistant),
+    row(dict(system, role='developer'), user, assistant),
+    row(dict(system, content=''), user, assistant),
+    row(user, dict(assistant, weight=1)), row(dict(user, weight=0), assistant),
+    row(user, dict(assistant, content='<think>hm</think>a')),
+    row(user, dict(assistant, content='<think>\n\n</think>a'), user, assistant),
+    row(dict(user, content=[dict(type='image'), dict(type='text', text='a')]), assistant, images=['a.png']),
+    row(dict(user, content=[dict(type='text', text='a')]), assistant, images=[]),
+    row(dict(user, content='The weight, the loss and the train think'), assistant, system=''),
     '{' + pair + '}',
     '{"prompt": "a", "messages": [], ' + pair + '}'])
 def test_good_rows_pass(tmp_path, content): assert check(tmp_path, content).exit_code == 0
+
+@pytest.mark.parametrize('code,content', broken)
+def test_a_fixed_file_has_no_problem_that_a_program_can_mend(tmp_path, code, content):
+    check(tmp_path, content, fix=tmp_path/'clean.jsonl')
+    left = check_file(tmp_path/'clean.jsonl').counts
+    assert set(left) <= {'no_rows', 'one_class', 'lost_reasoning', 'late_field', 'too_many_fields', 'agent_trace', 'big_integer'}
+
+@pytest.mark.parametrize('given,made', [
+    (dict(conversations=[{'from': 'human', 'value': 'q'}], chosen={'from': 'gpt', 'value': 'a'},
+          rejected={'from': 'gpt', 'value': 'b'}),
+     dict(prompt='q', chosen='a', rejected='b')),
+    (dict(instruction='q', input='r', chosen='a', rejected='b'), dict(prompt='q\n\nr', chosen='a', rejected='b')),
+    (dict(system='s', question='q', chosen='a', rejected='b'), dict(system='s', prompt='q', chosen='a', rejected='b')),
+    (dict(prompt='A question that is long.', chosen='A question that is long. a', rejected='A question that is long. b'),
+     dict(prompt='A question that is long.', chosen=' a', rejected=' b')),
+    (dict(instruction='q', input='', output='a', kto_tag=False), dict(prompt='q', completion='a', label=False)),
+    (dict(messages=[dict(role='user', content='q'), dict(role='assistant', content='a')], label=True),
+     dict(prompt='q', completion='a', label=True))])
+def test_other_programs_shapes_become_trls(given, made): assert to_messages(given) == to_messages(made)
+
+def test_function_calls_of_sharegpt_become_tool_calls():
+    turns = [('human', 'q'), ('function_call', '{"name": "f", "arguments": {"a": 1}}'), ('observation', '4'), ('gpt', 'b')]
+    made = to_messages(dict(conversations=[{'from': who, 'value': text} for who,text in turns]))['messages']
+    assert [m['role'] for m in made] == ['user', 'assistant', 'tool', 'assistant']
+    assert made[1]['tool_calls'] == [dict(type='function', function=dict(name='f', arguments=dict(a=1)))]
 
 def test_prompt_is_taken_out_of_the_answers():
     pair = dict(prompt=[user], chosen=[assistant], rejected=[dict(role='assistant', content='Bye')])
@@ -143,7 +221,7 @@ def test_conversion_errors_are_clear():
     with pytest.raises(FormatError, match='use one of messages, sharegpt'): from_messages(good, 'chatml')
     with pytest.raises(FormatError, match='the last message is user'): to_prompt_completion(dict(messages=[user]))
     with pytest.raises(FormatError, match='preference pair'): to_prompt_completion(dict(prompt='a', chosen='b', rejected='c'))
-    for column in ('system', 'history', 'instruction'):
+    for column in ('history', 'instruction'):
         with pytest.raises(FormatError, match='would lose|history must be'): from_messages(good | {column: 'x'}, 'alpaca')
     named = dict(messages=[{**user, 'name': 'Ann'}, assistant])
     with pytest.raises(FormatError, match='would lose'): from_messages(named, 'alpaca')
@@ -177,7 +255,7 @@ def test_every_depth_of_nesting_is_survived(tmp_path):
     rows = [fine[:-1] + ',"x":' + '['*n + ']'*n + '}' for n in range(1, 1100, 7)]
     rows += ['{"instruction":"a","output":"b","z":' + '{"y":'*n + '{}' + '}'*n + '}' for n in range(1, 1100, 7)]
     report = check(tmp_path, '\n'.join(rows), fix=tmp_path/'clean.jsonl')
-    assert report.rows == len(rows) and set(report.counts) <= {'invalid_json', 'too_nested'}
+    assert report.rows == len(rows) and set(report.counts) <= {'invalid_json', 'too_nested', 'mixed_formats', 'not_for_trl'}
     assert report.kept == 2*sum(n <= 40 for n in range(1, 1100, 7))
 
 def test_terminal_escapes_do_not_reach_the_terminal(tmp_path):

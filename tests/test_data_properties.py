@@ -37,7 +37,7 @@ def conversations(draw, tools=True):
     for _ in range(draw(st.integers(1, 3))):
         out = out + draw(messages('user')) + draw(answers() if tools else messages('assistant'))
     return out
-columns = st.dictionaries(st.sampled_from(['source', 'id', 'category', 'tools']), values, max_size=3)
+columns = st.dictionaries(st.sampled_from(['source', 'id', 'category', 'topic']), values, max_size=3)
 @st.composite
 def conversation_rows(draw, tools=True): return dict(messages=draw(conversations(tools))) | draw(columns)
 
@@ -113,6 +113,7 @@ def test_no_row_crashes(row):
 def well_ordered(turns):
     "The rules once more, as a state machine."
     body, wanted = turns.removeprefix('s'), 'u'
+    if body.startswith('au'): body = body[1:] # a greeting
     for turn in body:
         if turn not in wanted: return False
         wanted = dict(u='ac', a='u', c='t', t='tac')[turn]

@@ -58,7 +58,7 @@ def test_the_page_of_a_rule_is_there():
     assert {code for code,r in rules.items() if not r.page} == {'cut_off', 'check_failed'}
 
 def test_every_rule_is_planted(cases):
-    "Or a case from the field, or it belongs to a message (each is tried in test_doctor_errors.py), or is tested beside this file."
+    "Or a case from the field, or a message has it (test_doctor_errors.py tries each), or it is tested beside this file."
     beyond = {'check_failed', 'cut_off', 'not_a_run', 'pickled', 'oom_evaluation', 'unknown_error'}
     tables = (tomllib.loads(path.read_text(encoding='utf-8')) for path in (root/'tests'/'field').glob('*.toml'))
     elsewhere = {code for t in tables for case in t.get('case', []) for code in case['first']}

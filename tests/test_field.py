@@ -31,9 +31,11 @@ def command(case, monkeypatch):
 
 def examined(case):
     "The same of a Python object, which the doctor is handed."
+    from ftcook.doctor.cases_base import Given, given
     from ftcook.doctor.diagnose import diagnose
-    make = getattr(importlib.import_module(f"field.objects_{case['kind']}"), case['id'])
-    found = diagnose(make())
+    made = getattr(importlib.import_module(f"field.objects_{case['kind']}"), case['id'])()
+    things, options = made if isinstance(made, Given) else given(made)
+    found = diagnose(*things, **options)
     return first_code(found.to_dict()), str(found), found.exit_code
 
 @pytest.mark.parametrize('case', cases, ids=[c['id'] for c in cases])

@@ -89,8 +89,16 @@ good = {
     'CR between tokens': [b'{"messages": [{"role": "user", "content": "a"},\r'
         b' {"role": "assistant", "content": "b"}]}\n'], 'CRLF': [json.dumps(row()).encode() + b'\r\n']*2,
             'odd names': [row(**{'': 1, 'a.b': 2, 'a[]': 3, '\u2028': 4})],
-    'formats': [row(), dict(prompt='a', completion='b'), dict(instruction='a', output='b'),
-    dict(conversations=[{'from': 'human', 'value': 'a'}, {'from': 'gpt', 'value': 'b'}])]}
+    'texts': [dict(text='a'), dict(text='b', source='c')]}
+
+formats = [row(), dict(prompt='a', completion='b'), dict(instruction='a', output='b'),
+    dict(conversations=[{'from': 'human', 'value': 'a'}, {'from': 'gpt', 'value': 'b'}])]
+
+def test_formats_that_are_mixed_are_made_one(tmp_path):
+    data, clean = write(tmp_path/'data.jsonl', formats), tmp_path/'clean.jsonl'
+    assert dict(check_file(data, fix=clean).counts) == dict(mixed_formats=3, not_for_trl=2)
+    assert check_file(clean).exit_code == 0
+    load_everywhere(clean, tmp_path)
 
 @pytest.mark.parametrize('name', good)
 def test_good_files_load(tmp_path, name):
