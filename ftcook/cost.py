@@ -9,13 +9,14 @@ __all__ = ['age_days', 'Estimate', 'estimate', 'compare', 'plot_comparison', 'ex
            'break_even']
 
 # %% ../nbs/11b_cost.ipynb #11b-008
-import datetime, difflib, math, os, statistics
+import datetime, difflib, functools, math, os, re, statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
 from fastcore.basics import AttrDict
 from .bench import measurement, read_table
 from .limits import fenced
-from .planning import GiB, calibration, fit_speed, formula_peak, gpu_offers, step_seconds, step_work
+from ftcook.planning import (Formula, GiB, calibration, fit_speed, formula_peak, gpu_offers, like_llama, step_seconds, step_work,
+    stored)
 from .runs import Run, comparable_runs, left_over, run_fields
 from .runtime import brief, match_name, number, one_of, palette
 
@@ -43,8 +44,8 @@ class Estimate:
     capacity_gib: float # of the GPU: as torch reports it where that was measured, else a GB read as 10**9 bytes
     fits: bool
     remedies: list # what would make it fit
-    step_s: float
-    tokens_per_s: float
+    step_s: float|None # None where only the memory of the GPU is known
+    tokens_per_s: float|None
     tokens: float|None
     hours: float|None
     offers: list # provider, kind, USD per hour low and high, date, age in days
@@ -109,6 +110,7 @@ def _verdict_lines(e):
 
 # %% ../nbs/11b_cost.ipynb #11b-034
 def _time_line(e):
+    if not e.step_s: return ''
     speed = f'{e.step_s:.2f} s per step, {e.tokens_per_s:,.0f} tokens/s'
     return speed + (f'; {e.tokens/1e6:,.1f} million tokens take {_hours(e.hours)}' if e.tokens else '')
 
@@ -117,7 +119,7 @@ def _price_lines(e):
         cost = f', {_usd(low*e.hours, high*e.hours)}' if e.hours else ''
         yield f'  {provider:<10}{kind:<10} {_range(low, high)} USD/h{cost}   (price of {date}, {age} days old)'
     if e.usd: yield f'Cost: {_usd(*e.usd)}'
-    if not e.offers: yield 'No price is known: pass prices={...} or a table of your own.'
+    if e.step_s and not e.offers: yield 'No price is known: pass prices={...} or a table of your own.'
 
 def _as_lines(e):
     head = [f'{e.model} on {e.gpu}: {_described(e.run)}', '']
@@ -125,15 +127,18 @@ def _as_lines(e):
     return lines + ([e.note] if e.note else [])
 
 # %% ../nbs/11b_cost.ipynb #11b-036
-def _memory(run, depth, cal):
-    "GiB of each component at the peak, and what torch reserves for it."
+def _counted(run, depth, cal):
+    "GiB of each component at the peak, what torch reserves for it, and the work of a step."
     if depth == 'trace':
-        from ftcook.trace import MiB, reserved_bytes, trace_step
+        from ftcook.trace import MiB, reserved_bytes, trace_step, trace_work
         trace = trace_step(run)
         parts, reserved = trace.parts, reserved_bytes(trace, int(cal.workspace_mib*MiB))/GiB
     else: parts, reserved = formula_peak(run)[0], None
     gib = {k: v/GiB for k,v in parts.items()} | dict(libraries=cal.workspace_mib/1024)
-    return gib, reserved or sum(gib.values())*(1 + cal.slack) + cal.slack_gib
+    work = step_work(run) if run.config.model_type in like_llama else trace_work(run, trace)
+    return gib, reserved or _reserved(sum(gib.values()), cal), work
+
+def _reserved(gib, cal): return gib*(1 + cal.slack) + cal.slack_gib
 
 _changes = [('Liger kernels', dict(use_liger_kernel=True)), ('gradient checkpointing', dict(gradient_checkpointing='full')),
     ('the 8-bit optimizer', dict(optim='adamw_8bit')), ('LoRA', dict(method='lora', r=16)),
@@ -154,9 +159,9 @@ def _smaller(run, field, least):
         value //= 2
 
 # %% ../nbs/11b_cost.ipynb #11b-037
-def _remedies(run, capacity, cal, cards):
+def _remedies(run, capacity, cal, cards, count):
     "What makes a run fit, the least damage first: single changes, all of them together, larger cards, shorter rows."
-    def needed(**change): return _memory(replace(run, **change), 'formula', cal)[1] + cal.context_gib
+    def needed(**change): return _reserved(count.peak_gib(replace(run, **change), cal), cal) + cal.context_gib
     def halved(field, least, what):
         fit = next((n for n in _smaller(run, field, least) if needed(**{field: n}) <= capacity), None)
         return [f'{fit} {what}, instead of {getattr(run, field)}: {needed(**{field: fit}):.1f} GiB'] if fit else []
@@ -174,11 +179,20 @@ def _remedies(run, capacity, cal, cards):
 # %% ../nbs/11b_cost.ipynb #11b-038
 def _card(gpu, offers):
     "The GPU of the table that is meant, by its name there or by the longer one that its driver gives it."
-    if not isinstance(gpu, str): raise ValueError(f"gpu={brief(gpu)}: use a name of the price table, such as 'L40S'")
+    if not isinstance(gpu, str):
+        raise ValueError(f"gpu={brief(gpu)}: use a name of the price table, such as 'L40S', or a memory, such as '24 GB'")
+    if size := re.fullmatch(r'\s*([0-9]+\.?[0-9]*)\s*(gi?b?)?\s*', gpu, re.IGNORECASE): return _any_card(*size.groups())
     def plain(text): return ''.join(c for c in text.lower() if c.isalnum())
     within = [o.gpu for o in offers if plain(o.gpu) in plain(gpu)]
     name = max(within, key=len) if within else match_name(gpu, dict.fromkeys(o.gpu for o in offers), 'GPU')
     return next(o for o in offers if o.gpu == name)
+
+def _any_card(size, unit):
+    "A GPU of which only the memory is known: GiB as torch reports it, or GB as on the box."
+    gib = (unit or '').lower().startswith('gi')
+    number('gpu', float(size), .5, 2048)
+    return AttrDict(gpu=f"any GPU of {size} {'GiB' if gib else 'GB'}", memory_gb=float(size), usable_gib=float(size) if gib else None,
+        bf16_tflops=None)
 
 def _capacity(gpu): return gpu.usable_gib or gpu.memory_gb*1e9/GiB
 
@@ -198,25 +212,45 @@ def _own_prices(prices, offers):
 # %% ../nbs/11b_cost.ipynb #11b-038b
 def _notes(run, spec, cal, peft_config):
     "What the reader of an estimate has to know."
-    if spec.gpu != cal.gpu:
+    if not spec.get('bandwidth_gb_s'): yield 'Time and cost need the name of a GPU.'
+    elif spec.gpu != cal.gpu:
         yield f'The time is carried over from runs on {cal.gpu} by data-sheet rates; on {spec.gpu} nothing was measured.'
-    if not spec.bf16_tflops: yield f'{spec.gpu} has no bfloat16: train with fp16=True, whose rate was used.'
+    if spec.get('fp16_tflops') and not spec.bf16_tflops: yield f'{spec.gpu} has no bfloat16: train with fp16=True, whose rate was used.'
     targets = getattr(peft_config, 'target_modules', 'all-linear')
     if targets != 'all-linear' and len(targets or ()) < 7:
         yield 'The adapter is taken to be on all linear layers; on fewer it needs a little less.'
+    if run.config.model_type not in like_llama: yield from _unlike_llama(run)
+    longest = getattr(run.config.get_text_config(), 'max_position_embeddings', None) or run.max_length
+    if run.max_length > longest: yield f'The configuration says that the model knows {longest:,} positions, fewer than max_length.'
 
-def _estimate(name, run, spec, offers, own_prices, tokens, cal, depth, peft_config):
-    gib, reserved = _memory(run, depth, cal)
+def _unlike_llama(run):
+    "What is different where the formula does not apply."
+    yield f'No run of {run.config.model_type} was measured for this course; its time follows from the traced work.'
+    if run.config is not run.config.get_text_config(): yield 'Rows are taken to be text; images in them come on top.'
+    if run.quantize == 'none': return
+    held = stored(run)
+    if held['unquantized'] > sum(held.values())/2:
+        yield (f"{held['unquantized']/GiB:.1f} GiB of weights stay in {run.dtype}: bitsandbytes quantizes linear layers, and the "
+               'experts of this model are no linear layers in this version of transformers.')
+
+def _estimate(name, run, spec, offers, own_prices, tokens, cal, depth, peft_config, counted):
+    gib, reserved, work = counted
     needed, capacity = reserved + cal.context_gib, _capacity(spec)
     bigger = [gpu for _,gpu in sorted({(o.memory_gb, o.gpu) for o in offers if _capacity(o) >= needed})]
-    step = step_seconds(step_work(run), spec, cal)
-    speed = run.tokens*run.gradient_accumulation_steps/step
-    hours = tokens and tokens/speed/3600
+    step = step_seconds(work, spec, cal) if spec.get('bandwidth_gb_s') else None
+    speed = step and run.tokens*run.gradient_accumulation_steps/step
+    hours = tokens and speed and tokens/speed/3600
     found = _offers([o for o in offers if o.gpu == spec.gpu], own_prices.get(spec.gpu))
     usd = (min(o[2] for o in found)*hours, max(o[3] for o in found)*hours) if hours and found else None
+    remedies = [] if needed <= capacity else _remedies(run, capacity, cal, bigger, _counter(run))
     return Estimate(name, run, spec.gpu, depth, gib, reserved, needed, capacity, needed <= capacity,
-        [] if needed <= capacity else _remedies(run, capacity, cal, bigger), step, speed, tokens, hours, found, usd,
-        ' '.join(_notes(run, spec, cal, peft_config)))
+        remedies, step, speed, tokens, hours, found, usd, ' '.join(_notes(run, spec, cal, peft_config)))
+
+def _counter(run):
+    if run.config.model_type in like_llama: return Formula
+    from ftcook.trace import Traced
+    return Traced()
+
 
 # %% ../nbs/11b_cost.ipynb #11b-039
 _other_words = dict(batch='per_device_train_batch_size', batch_size='per_device_train_batch_size', seq='max_length',
@@ -237,19 +271,8 @@ def _asked(model, args, peft_config, fields):
     else: run = Run(str(model) if isinstance(model, (str, Path)) else model, **fields)
     return replace(run, model=run.config), run.to_dict()['model']
 
-def estimate(
-    model, # a name as `model_config` takes it, a configuration, or the model itself
-    args=None, # an `SFTConfig` or a `DPOConfig`, as a trainer takes it
-    peft_config=None, # a `LoraConfig`, as a trainer takes it
-    *,
-    gpu:str='L40S', # a GPU of the price table
-    tokens:float|None=None, # of training, padding included; None: no cost
-    depth:str='formula', # formula, or trace: the real model on fake tensors, a few seconds
-    prices:dict|str|Path|None=None, # {gpu: USD per hour, or (low, high)}, or a table like ftcook/assets/gpu_prices.csv
-    calibrated:str|Path|None=None, # a table like ftcook/assets/calibration.csv, fitted to your own card
-    **fields, # of a `Run`: method, r, per_device_train_batch_size, max_length …; they win over `args`
-)->Estimate:
-    "Memory, time and cost of a training run, without weights, GPU or network."
+def _planned(model, args, peft_config, tokens, depth, prices, calibrated, fields):
+    "All of an estimate but the GPU: a function of it."
     one_of('depth', depth, ('formula', 'trace'))
     if tokens is not None: number('tokens', tokens, 0, 1e18, above=True)
     if prices is not None and not isinstance(prices, (dict, str, Path)):
@@ -257,7 +280,29 @@ def estimate(
     run, name = _asked(model, args, peft_config, fields)
     offers, cal = gpu_offers(None if isinstance(prices, dict) else prices), calibration(calibrated)
     own_prices = _own_prices(prices, offers) if isinstance(prices, dict) else {}
-    return _estimate(name, run, _card(gpu, offers), offers, own_prices, tokens, cal, depth, peft_config)
+    counted = functools.cache(lambda: _counted(run, depth, cal))
+    def on(gpu):
+        return _estimate(name, run, _card(gpu, offers), offers, own_prices, tokens, cal, depth, peft_config, counted())
+    return on, list(dict.fromkeys(o.gpu for o in offers))
+
+
+# %% ../nbs/11b_cost.ipynb #11b-039b
+def estimate(
+    model, # a name as `model_config` takes it, a configuration, or the model itself
+    args=None, # an `SFTConfig` or a `DPOConfig`, as a trainer takes it
+    peft_config=None, # a `LoraConfig`, as a trainer takes it
+    *,
+    gpu:str='L40S', # a GPU of the price table, or a memory: '24 GB' as on the box, '23.5 GiB' as torch reports it
+    tokens:float|None=None, # of training, padding included; None: no cost
+    depth:str='formula', # formula, or trace: the real model on fake tensors, a few seconds
+    prices:dict|str|Path|None=None, # {gpu: USD per hour, or (low, high)}, or a table like ftcook/assets/gpu_prices.csv
+    calibrated:str|Path|None=None, # a table like ftcook/assets/calibration.csv, fitted to your own card
+    **fields, # of a `Run`: method, r, per_device_train_batch_size, max_length …; they win over `args`
+)->Estimate:
+    "Memory, time and cost of a training run, without weights, GPU or network."
+    on, _ = _planned(model, args, peft_config, tokens, depth, prices, calibrated, fields)
+    return on(gpu)
+
 
 # %% ../nbs/11b_cost.ipynb #11b-045
 def compare(
@@ -270,8 +315,9 @@ def compare(
     **fields, # anything else that `estimate` takes, but the GPU
 )->list: # one Estimate per GPU of the table
     "The same run on every GPU."
-    names = dict.fromkeys(r.gpu for r in gpu_offers(None if isinstance(prices, dict) else prices))
-    return [estimate(model, args, peft_config, gpu=g, tokens=tokens, prices=prices, **fields) for g in names]
+    how = {k: fields.pop(k, usual) for k,usual in (('depth', 'formula'), ('calibrated', None))}
+    on, gpus = _planned(model, args, peft_config, tokens, prices=prices, **how, fields=fields)
+    return [on(gpu) for gpu in gpus]
 
 # %% ../nbs/11b_cost.ipynb #11b-046
 def _mark(ax, e, color, left):

@@ -31,7 +31,7 @@ from trl.kernels import chunked_logprob
 from trl.models.selective_activation_checkpointing import enable_selective_activation_checkpointing
 from trl.trainer import utils as trl_utils
 from .lora import lora_config
-from .planning import launched, optimizer_bytes, paged_from
+from .planning import bytes_of, launched, optimizer_bytes, paged_from
 from .runs import Run, random_model
 from .runtime import number, one_of
 
@@ -568,7 +568,7 @@ def trace_work(
     squares = 1 if rows is None else sum(n*n for n in rows)/run.tokens/run.max_length
     scale = dict(matmul=share, bytes=share, attention=squares, **dict.fromkeys(launched, 1))
     found = {k: trace.work[k]*v*steps/traced for k,v in scale.items()}
-    return found | dict(update_8bit=trace.parts['weights']/2*('8bit' in run.optim and not run.r))
+    return found | dict(update_8bit=trace.parts['weights']/bytes_of[run.dtype]*('8bit' in run.optim and not run.r))
 
 class Traced:
     "What a run takes, from sketches at two batch sizes; they are kept."
