@@ -25,7 +25,7 @@ from .runtime import attention_implementations, number, one_of
 
 # %% ../nbs/10c_planning.ipynb #10c-022
 # model types of dense decoders with a gated feed-forward part, of which formula and trace agree within 6% on memory
-like_llama = 'llama mistral qwen2 qwen3 smollm3 phi3 gemma granite olmo cohere glm seed_oss ernie4_5'.split()
+like_llama = 'llama mistral qwen2 qwen3 smollm3 phi3 gemma granite olmo cohere glm seed_oss ernie4_5 ministral exaone4'.split()
 
 def layer_sizes(
     config, # a transformers configuration of one of the types `like_llama`
