@@ -17,7 +17,7 @@ from . import __version__
 from .outputs import ends_cleanly, write_output
 from .bench import device_name, merge_rows, version_text
 from .limits import PrintableStream, no_limits, read_capped, read_json, read_yaml_text
-from .runtime import SettingsError, find_model, find_part, load_settings, metrics_file, model_path, no_telemetry, quiet, repository
+from .runtime import SettingsError, find_model, find_part, load_settings, metrics_file, model_path, no_telemetry, number, quiet, repository
 
 
 # %% ../nbs/command_line.ipynb #command-007
@@ -226,7 +226,8 @@ def _estimate(args):
     chosen |= dict(method=args.method, prices=args.prices, tokens=args.tokens, data=args.data, epochs=args.epochs,
         depth='trace' if args.trace else 'formula')
     if args.liger: chosen['use_liger_kernel'] = True
-    gpu = args.gpu or (f'{args.memory} GB' if args.memory and args.memory.replace('.', '').isdigit() else args.memory or 'L40S')
+    if args.memory is not None and args.gpu: raise ValueError('--gpu and --memory: give one of them')
+    gpu = args.gpu or ('L40S' if args.memory is None else f"{number('memory', args.memory, .5, 2048):g} GB")
     if gpu == 'all':
         found = compare(args.model, **chosen)
         print(_json([e.to_dict() for e in found]) if args.json else '\n'.join(e.line() for e in found))
@@ -300,7 +301,7 @@ def _estimate_options(add):
     p.add_argument('model', help='such as mistral-7b, a folder, or a hub id')
     p.add_argument('--method', default='qlora', help='full, lora, qlora or dpo (default: %(default)s)')
     p.add_argument('--gpu', help="one of the price list, all, or a memory such as '24 GB' (default: L40S)")
-    p.add_argument('--memory', metavar='GB', help='of a GPU that has no name here; instead of --gpu')
+    p.add_argument('--memory', type=float, metavar='GB', help='of a GPU that has no name here; instead of --gpu')
     about = dict(rank='of the LoRA matrices (default: 16)', quant='storage of the base: none, int8, fp4, nf4 or nf4-double',
                  dtype='of what is not quantized: bfloat16, float16 or float32 (default: bfloat16)',
                  checkpointing='none, full, selective, or every-2 for every second layer',

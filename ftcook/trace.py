@@ -9,7 +9,7 @@ __all__ = ['gpu_kernels', 'MiB', 'GiB', 'LiveBytes', 'Trace', 'trace_step', 'Cac
            'trace_work', 'Traced']
 
 # %% ../nbs/11a_trace.ipynb #11a-008
-import copy, math, types, weakref
+import copy, math, types, warnings, weakref
 from bisect import bisect_left, insort
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -315,7 +315,9 @@ def _prepare(run):
     model = random_model(run.config, run.quantize, run.dtype, attention, device='meta')
     model.tie_weights()
     if run.r:
-        with torch.device('meta'): model = get_peft_model(model.requires_grad_(False), lora_config(r=run.r))
+        with torch.device('meta'), warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'The following .*_pattern keys')  # peft's own, for fused experts
+            model = get_peft_model(model.requires_grad_(False), lora_config(r=run.r))
     _checkpoint(model, run)
     model.config.use_cache = False
     return model.train()
