@@ -16,9 +16,9 @@ from fastcore.basics import AttrDict
 from .bench import measurement, read_table
 from .data.check import read_rows
 from .limits import fenced, limits
-from .planning import (Formula, GiB, calibration, fit_speed, formula_peak, gpu_offers, like_llama, step_seconds, step_work,
-    stored, useful_share)
-from .runs import Run, comparable_runs, left_over, run_fields
+from .planning import (Formula, GiB, bytes_of, calibration, fit_speed, formula_peak, gpu_offers, like_llama, step_seconds,
+    step_work, useful_share)
+from .runs import Run, comparable_runs, left_over, random_model, run_fields
 from .runtime import brief, load_tokenizer, match_name, number, one_of, palette
 
 # %% ../nbs/11b_cost.ipynb #11b-022
@@ -230,10 +230,10 @@ def _unlike_llama(run):
     yield f'No run of {run.config.model_type} was measured for this course; its time follows from the traced work.'
     if run.config is not run.config.get_text_config(): yield 'Rows are taken to be text; images in them come on top.'
     if run.quantize == 'none': return
-    held = stored(run)
-    if held['unquantized'] > sum(held.values())/2:
-        yield (f"{held['unquantized']/GiB:.1f} GiB of weights stay in {run.dtype}: bitsandbytes quantizes linear layers, and the "
-               'experts of this model are no linear layers in this version of transformers.')
+    model = random_model(run.config, device='meta')
+    fused = sum(p.numel() for p in model.parameters() if p.ndim == 3)*bytes_of[run.dtype]/GiB
+    if fused > .1: yield (f'{fused:.1f} GiB of weights stay in {run.dtype}: bitsandbytes quantizes linear layers, and the '
+        'experts of this model are one matrix for all of them in this version of transformers.')
 
 def _estimate(name, run, spec, offers, own_prices, tokens, cal, depth, peft_config, counted, said):
     gib, reserved, work = counted

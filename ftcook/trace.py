@@ -165,15 +165,16 @@ gpu_kernels = {  # what stands in for an operation while a step is traced
 
 # %% ../nbs/11a_trace.ipynb #11a-035
 def _gpu_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, **kwargs):
-    "As on a GPU: autocast to 16 bits, then the flash kernel, or with a mask the memory-efficient one."
+    "As on a GPU: autocast to 16 bits, then the flash kernel; with a mask or values of another width, the memory-efficient one."
     query, key, value = (t.to(torch.get_autocast_dtype('cpu')) for t in (query, key, value))
-    if attention_mask is None:
+    if attention_mask is None and query.shape[-1] == value.shape[-1]:
         out = _aten._scaled_dot_product_flash_attention.default(query, key, value, 0., True, scale=scaling)[0]
         return out.transpose(1, 2).contiguous(), None
     key, value = (repeat_kv(t, module.num_key_value_groups) for t in (key, value))
-    bias = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill(~attention_mask, float('-inf'))
-    bias = bias.expand(-1, query.shape[1], -1, -1)
-    out = _aten._scaled_dot_product_efficient_attention.default(query, key, value, bias, True, scale=scaling)[0]
+    bias = attention_mask
+    if bias is not None:
+        bias = torch.zeros_like(bias, dtype=query.dtype).masked_fill(~bias, float('-inf')).expand(-1, query.shape[1], -1, -1)
+    out = _aten._scaled_dot_product_efficient_attention.default(query, key, value, bias, True, 0., bias is None, scale=scaling)[0]
     return out.transpose(1, 2).contiguous(), None
 
 def _gpu_mask(*args, kv_length, local_size=None, allow_is_causal_skip=True, **kwargs):
