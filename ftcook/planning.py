@@ -33,8 +33,9 @@ def layer_sizes(
     "The lengths that the formulas are made of."
     c = config.get_text_config()
     if config.model_type not in like_llama:
-        raise ValueError(f"{config.model_type}: the formula knows models built like Llama ({', '.join(like_llama)}); the trace runs the model itself and knows "
-            "them all: --trace on the command line, depth='trace' for `estimate`, count=Traced() of lesson 11a for `fastest`")
+        raise ValueError(f"{config.model_type}: the formula knows models built like Llama ({', '.join(like_llama)}); "
+            "the trace runs the model itself and knows them all: --trace on the command line, depth='trace' for `estimate`, count=Traced() of "
+            "lesson 11b for `fastest`")
     d = getattr(c, 'head_dim', None) or c.hidden_size//c.num_attention_heads
     return AttrDict(h=c.hidden_size, f=c.intermediate_size, a=c.num_attention_heads*d, k=c.num_key_value_heads*d,
         heads=c.num_attention_heads, layers=c.num_hidden_layers, vocabulary=c.vocab_size, tied=c.tie_word_embeddings)
@@ -439,7 +440,7 @@ def fastest(
     optim:str|None=None, # the only optimizer to consider; by default AdamW, for method full also with states in 8 bits
     margin:float=.08, # share of the memory to leave free: fragments, and what the formula does not know
     output_dir:str='out', # of the trainer
-    count=Formula, # what counts memory and work; `Traced()` of lesson 11a knows more architectures
+    count=Formula, # what counts memory and work; `Traced()` of lesson 11b knows more architectures
     **kwargs, # any other argument of `SFTConfig`
 )->Choice:
     "The settings that train fastest and still fit, as arguments of trl, with the reasons."

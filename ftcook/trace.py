@@ -6,7 +6,7 @@ Docs: https://ftcook.github.io/ftcook/trace.html.md"""
 
 # %% auto #0
 __all__ = ['gpu_kernels', 'MiB', 'GiB', 'LiveBytes', 'Trace', 'trace_step', 'CachingAllocator', 'reserved_bytes', 'sketch',
-           'trace_work', 'Traced']
+           'trace_work']
 
 # %% ../nbs/11a_trace.ipynb #11a-008
 import copy, math, types, warnings, weakref
@@ -53,8 +53,8 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.gpu, self.block, self.live, self.peak, self.known, self.events = gpu, block, 0, 0, {}, []
         self.tied, self.scored = None, 1.  # shape of a tied embedding; share of the tokens that the loss looks at
-        # FLOP, FLOP, bytes of everything else, operations; the same by pass, and 4-bit matrices
-        self.work = dict.fromkeys(('matmul', 'attention', 'bytes', 'kernels', *launched), 0)
+        self.work = dict(matmul=0, attention=0, bytes=0, kernels=0)  # FLOP, FLOP, bytes of everything else, operations
+        self.launches = dict.fromkeys(launched, 0)  # the operations by pass, and 4-bit matrices
 
     def take(self, tensor):
         storage = tensor.untyped_storage()
@@ -72,9 +72,9 @@ class LiveBytes(TorchDispatchMode):
     def count(self, matmul=0, attention=0, bytes=0, kernels=1, quantized=0):
         "Adds to the work; what a backward pass does with gradients on is a layer computed again."
         backward, again = torch._C._current_graph_task_id() != -1, torch.is_grad_enabled()
-        done = dict(matmul=matmul, attention=attention, bytes=bytes, kernels=kernels, quantized=quantized)
-        done['again' if backward and again else 'backward' if backward else 'forward'] = kernels
-        for k,v in done.items(): self.work[k] += v
+        self.launches['again' if backward and again else 'backward' if backward else 'forward'] += kernels
+        self.launches['quantized'] += quantized
+        for k,v in dict(matmul=matmul, attention=attention, bytes=bytes, kernels=kernels).items(): self.work[k] += v
 
 # %% ../nbs/11a_trace.ipynb #11a-024
 @patch_to(LiveBytes)
@@ -381,6 +381,7 @@ class Trace:
     work: dict # FLOP of matrix products and of attention, bytes moved by everything else, operations
     # what came and went: weights, optimizer, step; where in the step the optimizer's turn begins
     events: list = field(repr=False, default=())
+    launches: dict = field(default_factory=dict) # operations by pass, and uses of 4-bit matrices
 
 # %% ../nbs/11a_trace.ipynb #11a-056
 def _check_traceable(run, compute_loss_func):
@@ -396,6 +397,7 @@ def _play(run, model, reference, live, compute_loss_func):
     trained = [p for p in model.parameters() if p.requires_grad]
     step = _optimizer(run.optim, model, live)
     fixed, ready, phases = live.live, len(live.events), {}
+    live.launches = dict.fromkeys(launched, 0)
     live.work, live.scored, live.peak = dict.fromkeys(live.work, 0), .5 if run.method == 'dpo' else 1., live.live
     def phase(name): phases[name], live.peak = max(live.peak, phases.get(name, 0)), live.live
     for _ in range(min(run.gradient_accumulation_steps, 2)):
@@ -404,12 +406,12 @@ def _play(run, model, reference, live, compute_loss_func):
         loss.backward()
         phase('backward')
         del loss
-    turn, before = len(live.events) - ready, live.work['forward']
+    turn, before = len(live.events) - ready, live.launches['forward']
     torch.nn.utils.clip_grad_norm_(trained, 1.)
     step()
     phase('optimizer')
-    live.work['backward'] += live.work['forward'] - before  # the optimizer's are counted there
-    live.work['forward'] = before
+    live.launches['backward'] += live.launches['forward'] - before  # the optimizer's are counted there
+    live.launches['forward'] = before
     for p in trained: p.grad = None
     return phases, fixed, ready, turn
 
@@ -435,7 +437,7 @@ def trace_step(
     peak = max(phases.values())
     parts = dict(weights=before - adapters, adapters=adapters, optimizer=fixed - before, step=peak - fixed)
     events = live.events[:loaded], live.events[loaded:ready], live.events[ready:], turn
-    return Trace(peak, {k: v for k,v in parts.items() if v}, phases, live.work, events)
+    return Trace(peak, {k: v for k,v in parts.items() if v}, phases, live.work, events, live.launches)
 
 # %% ../nbs/11a_trace.ipynb #11a-062
 MiB, GiB = 2**20, 2**30
@@ -557,7 +559,8 @@ def sketch(
     def grown(x, y): return {k: x[k] + (y[k] - x[k])*(layers - few)/turn for k in y}
     parts, phases = grown(a.parts, b.parts), grown(a.phases, b.phases)
     peak = max(phases.values())
-    return Trace(peak, parts | dict(step=peak - sum(v for k,v in parts.items() if k != 'step')), phases, grown(a.work, b.work))
+    parts['step'] = peak - sum(v for k,v in parts.items() if k != 'step')
+    return Trace(peak, parts, phases, grown(a.work, b.work), launches=grown(a.launches, b.launches))
 
 # %% ../nbs/11a_trace.ipynb #11a-069
 def trace_work(
@@ -570,29 +573,6 @@ def trace_work(
     share = 1 if rows is None else sum(rows)/run.tokens
     squares = 1 if rows is None else sum(n*n for n in rows)/run.tokens/run.max_length
     scale = dict(matmul=share, bytes=share, attention=squares, **dict.fromkeys(launched, 1))
-    found = {k: trace.work[k]*v*steps/traced for k,v in scale.items()}
+    found = {k: v*(trace.work | trace.launches)[k]*steps/traced for k,v in scale.items()}
     return found | dict(update_8bit=trace.parts['weights']/bytes_of[run.dtype]*('8bit' in run.optim and not run.r))
 
-class Traced:
-    "What a run takes, from sketches at two batch sizes; they are kept."
-    def __init__(self, batches=(2, 4)): self.batches, self.known = batches, {}
-
-    def _sketch(self, run):
-        key = run.config.to_json_string(), run.key()
-        if key not in self.known: self.known[key] = sketch(run)
-        return self.known[key]
-
-    def _line(self, run, value):
-        "A number on the line through those of two batch sizes."
-        low, high = self.batches
-        a, b = (value(r, self._sketch(r)) for r in (replace(run, per_device_train_batch_size=n) for n in self.batches))
-        return a + (b - a)*(run.per_device_train_batch_size - low)/(high - low)
-
-    def peak_gib(self, run, cal):
-        peak = max(self._line(run, lambda r, t, name=name: t.phases[name]) for name in ('forward', 'backward', 'optimizer'))
-        return peak/GiB + cal.workspace_mib/1024
-
-    def step_work(self, run, rows=None):
-        names = trace_work(run, self._sketch(replace(run, per_device_train_batch_size=self.batches[0])))
-        full = {k: self._line(run, lambda r, t, k=k: trace_work(r, t)[k]) for k in names}
-        return trace_work(run, Trace(0, dict(weights=0), {}, full), rows) | dict(update_8bit=full['update_8bit'])
