@@ -186,7 +186,8 @@ class Traced:
         from ftcook.trace import Trace, trace_work
         names = trace_work(run, self._sketch(replace(run, per_device_train_batch_size=self.batches[0])))
         full = {k: self._line(run, lambda r, t, k=k: trace_work(r, t)[k]) for k in names}
-        return trace_work(run, Trace(0, dict(weights=0), {}, full, launches=full), rows) | dict(update_8bit=full['update_8bit'])
+        line = Trace(0, dict(weights=0), {}, full, launches=full)  # with the accumulated batches in it
+        return trace_work(replace(run, gradient_accumulation_steps=1), line, rows) | dict(update_8bit=full['update_8bit'])
 
 # %% ../nbs/11b_cost.ipynb #11b-037
 def _remedies(run, capacity, cal, cards, count):

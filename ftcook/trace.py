@@ -556,7 +556,7 @@ def sketch(
     few = lead + ((layers - lead) % turn or turn)
     if few + turn >= layers: return trace_step(run)
     a, b = (trace_step(_with_layers(run, n)) for n in (few, few + turn))
-    def grown(x, y): return {k: x[k] + (y[k] - x[k])*(layers - few)/turn for k in y}
+    def grown(x, y): return {k: x.get(k, 0) + (y[k] - x.get(k, 0))*(layers - few)/turn for k in y}
     parts, phases = grown(a.parts, b.parts), grown(a.phases, b.phases)
     peak = max(phases.values())
     parts['step'] = peak - sum(v for k,v in parts.items() if k != 'step')
