@@ -133,7 +133,10 @@ def _counted(run, depth, cal):
     "GiB of each component at the peak, what torch reserves for it, and the work of a step."
     if depth == 'trace':
         from ftcook.trace import MiB, reserved_bytes, trace_step, trace_work
-        trace = trace_step(run)
+        try: trace = trace_step(run)
+        except (RuntimeError, AttributeError, TypeError, KeyError, IndexError, ImportError) as e:
+            raise ValueError(f'{run.config.model_type}: its model in transformers could not be traced, because of '
+                f"{type(e).__name__}: {' '.join(str(e).split())[:200]}") from e
         parts, reserved = trace.parts, reserved_bytes(trace, int(cal.workspace_mib*MiB))/GiB
     else: parts, reserved = formula_peak(run)[0], None
     gib = {k: v/GiB for k,v in parts.items()} | dict(libraries=cal.workspace_mib/1024)

@@ -14,7 +14,7 @@ import importlib.util, math, sys
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMaskedLM, BitsAndBytesConfig
 from .runtime import load_pretrained
 
 # %% ../nbs/02_quantization.ipynb #02-021
@@ -142,8 +142,10 @@ def text_model_class(
     config, # a transformers configuration
 ): # `AutoModelForCausalLM`, or `AutoModelForImageTextToText` where text is one of the things that a model reads
     "The class of transformers that builds a model which writes text; an error where there is none."
+    def builds(kind): return type(config) in kind._model_mapping
+    encodes = config.is_encoder_decoder or builds(AutoModelForMaskedLM) and not getattr(config, 'is_decoder', False)
     for kind in (AutoModelForCausalLM, AutoModelForImageTextToText):
-        if type(config) in kind._model_mapping: return kind
+        if builds(kind) and not encodes: return kind
     raise ValueError(f'{config.model_type}: transformers has no model of this type that continues text; an encoder such as BERT, '
         'or an encoder and a decoder such as T5, is trained in another way')
 
