@@ -34,8 +34,8 @@ def layer_sizes(
     c = config.get_text_config()
     if config.model_type not in like_llama:
         raise ValueError(f"{config.model_type}: the formula knows models built like Llama ({', '.join(like_llama)}); "
-            "the trace runs the model itself and knows them all: --trace on the command line, depth='trace' for `estimate`, count=Traced() of "
-            "lesson 11b for `fastest`")
+            "the trace runs the model itself and knows them all: --trace on the command line, depth='trace' for `estimate`, "
+            "count=Traced() of lesson 11b for `fastest`")
     d = getattr(c, 'head_dim', None) or c.hidden_size//c.num_attention_heads
     return AttrDict(h=c.hidden_size, f=c.intermediate_size, a=c.num_attention_heads*d, k=c.num_key_value_heads*d,
         heads=c.num_attention_heads, layers=c.num_hidden_layers, vocabulary=c.vocab_size, tied=c.tie_word_embeddings)
