@@ -17,7 +17,8 @@ from . import __version__
 from .outputs import ends_cleanly, write_output
 from .bench import device_name, merge_rows, version_text
 from .limits import PrintableStream, no_limits, read_capped, read_json, read_yaml_text
-from .runtime import SettingsError, find_model, find_part, load_settings, metrics_file, no_telemetry, quiet, repository
+from .runtime import (SettingsError, find_model, find_part, load_settings, metrics_file, model_path, no_telemetry, number,
+    quiet, repository)
 
 
 # %% ../nbs/command_line.ipynb #command-007
@@ -225,20 +226,32 @@ def _estimate(args):
     if args.prices: read_capped(args.prices, 2**20)
     quiet()
     from ftcook.cost import compare, estimate
+    if args.tokens is None and args.data is None: args.tokens = 10e6
     chosen = {name: value for name in _run_options.values() if (value := getattr(args, name)) is not None}
-    chosen |= dict(method=args.method, prices=args.prices, tokens=args.tokens, depth='trace' if args.trace else 'formula')
+    chosen |= dict(method=args.method, prices=args.prices, tokens=args.tokens, data=args.data, epochs=args.epochs,
+        depth='trace' if args.trace else 'formula')
     if args.liger: chosen['use_liger_kernel'] = True
-    if args.gpu == 'all':
+    if args.memory is not None and args.gpu: raise ValueError('--gpu and --memory: give one of them')
+    gpu = args.gpu or ('L40S' if args.memory is None else f"{number('memory', args.memory, .5, 2048):g} GB")
+    if gpu == 'all':
         found = compare(args.model, **chosen)
         print(_json([e.to_dict() for e in found]) if args.json else '\n'.join(e.line() for e in found))
     else:
-        found = estimate(args.model, gpu=args.gpu, **chosen)
+        found = estimate(args.model, gpu=gpu, **chosen)
         print(_json(found.to_dict()) if args.json else found)
 
 # Short names on the command line for the arguments of trl, peft and transformers.
-_run_options = dict(rank='r', quant='quantize', checkpointing='gradient_checkpointing', attention='attn_implementation',
-                    optimizer='optim', seq='max_length', batch='per_device_train_batch_size',
-                    accumulation='gradient_accumulation_steps')
+_run_options = dict(rank='r', quant='quantize', dtype='dtype', checkpointing='gradient_checkpointing',
+                    attention='attn_implementation', optimizer='optim', seq='max_length',
+                    batch='per_device_train_batch_size', accumulation='gradient_accumulation_steps')
+_about = dict(rank='of the LoRA matrices (default: 16)', quant='storage of the base: none, int8, fp4, nf4 or nf4-double',
+              dtype='of what is not quantized: bfloat16, float16 or float32 (default: bfloat16)',
+              checkpointing='none, full, selective, or every-2 for every second layer',
+              attention='eager, sdpa, flash_attention_2, _3 or _4, or flex_attention (default: sdpa)',
+              optimizer="trl's `optim`: adamw_torch_fused, adamw_torch, adamw_8bit, paged_adamw_8bit or paged_adamw_32bit",
+              seq='tokens per row (default: 2048)', batch='rows per step (default: 4)',
+              accumulation='batches per step of the optimizer (default: 1)')
+
 
 # %% ../nbs/command_line.ipynb #command-017d
 def _train(args):
@@ -300,19 +313,18 @@ def _estimate_options(add):
     p = add('estimate', _estimate, 'memory, time and cost of a training run')
     p.add_argument('model', help='such as mistral-7b, a folder, or a hub id')
     p.add_argument('--method', default='qlora', help='full, lora, qlora or dpo (default: %(default)s)')
-    p.add_argument('--gpu', default='L40S', help='one of the price list, or all (default: %(default)s)')
-    about = dict(rank='of the LoRA matrices', quant='storage of the base: none, int8, fp4, nf4 or nf4-double',
-                 checkpointing='none, full, selective, or every-2 for every second layer',
-                 attention='such as sdpa or flash_attention_2',
-                 optimizer="as trl's `optim`, such as adamw_8bit", seq='tokens per row', batch='rows per step',
-                 accumulation='batches per step of the optimizer')
+    p.add_argument('--gpu', help="one of the price list, all, or a memory such as '24 GB' (default: L40S)")
+    p.add_argument('--memory', type=float, metavar='GB', help='of a GPU that has no name here; instead of --gpu')
     for name,field in _run_options.items():
-        kind = int if name in ('rank', 'seq', 'batch', 'accumulation') else str
-        p.add_argument(f'--{name}', f'--{field}', dest=field, type=kind, metavar='N' if kind is int else 'NAME', help=about[name])
+        kind, names = int if name in ('rank', 'seq', 'batch', 'accumulation') else str, dict.fromkeys((f'--{name}', f'--{field}'))
+        p.add_argument(*names, dest=field, type=kind, metavar='N' if kind is int else 'NAME', help=_about[name])
     p.add_argument('--liger', action='store_true', help="with Liger's kernels")
     p.add_argument('--prices', help='a table like ftcook/assets/gpu_prices.csv')
-    p.add_argument('--tokens', type=_amount, default=10e6, help='of training, such as 10M')
-    p.add_argument('--trace', action='store_true', help='trace the real model on fake tensors instead of using the formula')
+    p.add_argument('--tokens', type=_amount, help='of training (default: 10M, or what --data tell)')
+    p.add_argument('--data', metavar='ROWS.jsonl', help='count the tokens of this file')
+    p.add_argument('--epochs', type=float, default=1, metavar='N', help='passes over it (default: %(default)s)')
+    p.add_argument('--trace', action='store_true', 
+        help='trace the real model on fake tensors: slower than the formula, and for any architecture')
     p.add_argument('--json', action='store_true', help='print the estimate as JSON')
 
 def _train_options(add):
@@ -337,7 +349,8 @@ def _page_options(add):
 def _run(args):
     "Carry out a command; what stops it is said in a line, and what nobody foresaw with its traceback."
     try:
-        if model := _named_model(args): find_model(model)  # one that leads nowhere is known before the libraries have loaded
+        # a name that leads nowhere is known before the libraries have loaded; to train, it must lead to weights
+        if model := _named_model(args): (find_model if 'model' in args else model_path)(model)
         return args.run(args) or 0
     except BrokenPipeError: return 1
     except KeyboardInterrupt: said = 'interrupted'

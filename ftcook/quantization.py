@@ -6,15 +6,15 @@ Docs: https://ftcook.github.io/ftcook/quantization.html.md"""
 
 # %% auto #0
 __all__ = ['formats', 'quantize_blocks', 'dequantize_blocks', 'nf4_levels', 'bits_per_weight', 'torch_dtype',
-           'quantization_config', 'load_model', 'trainable_on_cpu', 'stored_bytes', 'model_bytes', 'token_losses',
-           'perplexity']
+           'quantization_config', 'load_model', 'trainable_on_cpu', 'stored_bytes', 'text_model_class', 'model_bytes',
+           'token_losses', 'perplexity']
 
 # %% ../nbs/02_quantization.ipynb #02-009
 import importlib.util, math, sys
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMaskedLM, BitsAndBytesConfig
 from .runtime import load_pretrained
 
 # %% ../nbs/02_quantization.ipynb #02-021
@@ -138,6 +138,17 @@ def stored_bytes(
     return out
 
 # %% ../nbs/02_quantization.ipynb #02-083
+def text_model_class(
+    config, # a transformers configuration
+): # `AutoModelForCausalLM`, or `AutoModelForImageTextToText` where text is one of the things that a model reads
+    "The class of transformers that builds a model which writes text; an error where there is none."
+    def builds(kind): return type(config) in kind._model_mapping
+    encodes = config.is_encoder_decoder or builds(AutoModelForMaskedLM) and not getattr(config, 'is_decoder', False)
+    for kind in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        if builds(kind) and not encodes: return kind
+    raise ValueError(f'{config.model_type}: transformers has no model of this type that continues text; an encoder such as BERT, '
+        'or an encoder and a decoder such as T5, is trained in another way')
+
 def _linear_bytes(weight, quantize):
     n, blocks = weight.numel(), math.ceil(weight.numel()/64)
     if quantize == 'int8': return n, 4*weight.shape[0], 0
@@ -151,7 +162,7 @@ def model_bytes(
 )->dict: # as from `stored_bytes`
     "The bytes that a model's weights would take, from its shapes alone."
     quantization_config(quantize)
-    with torch.device('meta'): model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    with torch.device('meta'): model = text_model_class(config).from_config(config, trust_remote_code=False)
     head, size = model.get_output_embeddings(), torch_dtype(dtype).itemsize
     layers = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head] if quantize != 'none' else []
     linear = {id(m.weight): m.weight for m in layers}

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from .bench import measurement, read_table
 from .runtime import brief, model_config, no_telemetry, number, one_of
-from .quantization import formats, quantization_config, torch_dtype, trainable_on_cpu
+from .quantization import formats, quantization_config, text_model_class, torch_dtype, trainable_on_cpu
 
 # %% ../nbs/10a_runs.ipynb #10-022
 # The words for False and True
@@ -222,11 +222,10 @@ def random_model(
 ): # a transformers model, as `load_model` would return
     "A model of real shapes with random weights, made on the device itself, a layer at a time."
     from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
     from transformers.quantizers import AutoHfQuantizer
     device, config = device or ('cuda' if torch.cuda.is_available() else 'cpu'), copy.deepcopy(model_config(model))
     recipe, settings = quantization_config(quantize, dtype), dict(dtype=torch_dtype(dtype), attn_implementation=attention)
-    with init_empty_weights(): out = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **settings)
+    with init_empty_weights(): out = text_model_class(config).from_config(config, trust_remote_code=False, **settings)
     if recipe is not None:
         out.hf_quantizer = AutoHfQuantizer.from_config(recipe, pre_quantized=False)
         out.hf_quantizer.preprocess_model(out, device_map={'': device})
