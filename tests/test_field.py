@@ -1,11 +1,14 @@
-"""Inputs rebuilt from public reports: what is said first, and what of it is wrong."""
-import importlib, io, json, re, tomllib
+"""Inputs rebuilt from public reports: what is said first, and what of it is wrong.
+
+`python tests/test_field.py` examines them all, says which are wrong, and writes the table that lesson 13f shows."""
+import contextlib, csv, importlib, io, json, re, tomllib
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 import pytest
 from ftcook.cli import main
 
 here = Path(__file__).parent/'field'
+table = here.parents[1]/'nbs'/'measurements'/'doctor'/'field_cases.csv'
 cases = [dict(case, kind=file.stem) for file in sorted(here.glob('*.toml'))
          for case in tomllib.loads(file.read_text(encoding='utf-8')).get('case', [])]
 
@@ -14,12 +17,11 @@ def first_code(found):
     named = found.get('findings') or found.get('problems') or []
     return named[0]['code'] if named else 'none'
 
-def command(case, monkeypatch):
+def command(case):
     "First code, text and exit status of a command line."
-    monkeypatch.chdir(here/'cases'/case['id'])
     def run(*more):
         out, err = io.StringIO(), io.StringIO()
-        with redirect_stdout(out), redirect_stderr(err):
+        with contextlib.chdir(here/'cases'/case['id']), redirect_stdout(out), redirect_stderr(err):
             try: status = main(case['run'].split() + list(more))
             except SystemExit as e: status = e.code
         return out.getvalue(), err.getvalue(), status
@@ -38,13 +40,49 @@ def examined(case):
     found = diagnose(*things, **options)
     return first_code(found.to_dict()), str(found), found.exit_code
 
+def outcome(case):
+    "A row of the table, and in words what is wrong."
+    code, text, status = command(case) if case['run'] else examined(case)
+    wrong = [] if code in case['first'] else [f"said {code}, wanted {case['first']}"]
+    wrong += [f'{pattern!r} is not there' for pattern in case.get('says', []) if not re.search(pattern, text)]
+    if status != case.get('exit', 0 if case['first'] == ['none'] else 1): wrong.append(f'ended with {status}')
+    row = dict(kind=case['kind'], case=case['id'], source=case['source'], wanted=' '.join(case['first']), first=code)
+    return row | dict(right=str(not wrong)), '\n'.join([*wrong, text] if wrong else [])
+
+def kept():
+    with table.open(newline='', encoding='utf-8') as f: return list(csv.DictReader(f))
+
+def missed(rows): return [r for r in rows if r['right'] != 'True']
+
 @pytest.mark.parametrize('case', cases, ids=[c['id'] for c in cases])
-def test_field_case(case, monkeypatch):
-    code, text, status = command(case, monkeypatch) if case['run'] else examined(case)
-    assert code in case['first'], f"said {code}, wanted {case['first']}\n{text}"
-    for pattern in case.get('says', []): assert re.search(pattern, text), f'{pattern!r} is not in\n{text}'
-    assert status == case.get('exit', 0 if case['first'] == ['none'] else 1)
+def test_field_case(case):
+    row, wrong = outcome(case)
+    assert not wrong, wrong
+    assert row in kept(), 'not what the table says; python tests/test_field.py writes it anew'
+
+def test_what_is_sick_is_named_and_what_is_healthy_left_alone():
+    healthy = [r for r in kept() if r['wanted'] == 'none']
+    sick = [r for r in kept() if r['wanted'] != 'none']
+    assert len(sick) >= 200 and len(missed(sick)) <= .05*len(sick), missed(sick)
+    assert len(healthy) >= 90 and not missed(healthy), missed(healthy)
+
+def test_the_table_has_every_case():
+    assert [(r['kind'], r['case']) for r in kept()] == [(c['kind'], c['id']) for c in cases]
 
 def test_cases_are_complete():
     assert len({c['id'] for c in cases}) == len(cases)
     assert all(set(c) <= set('id source what run first says exit kind'.split()) and c['source'] and c['first'] for c in cases)
+
+def write_table():
+    rows = []
+    for case in cases:
+        row, wrong = outcome(case)
+        rows.append(row)
+        if wrong: print(case['kind'], case['id'], wrong)
+    with table.open('w', newline='', encoding='utf-8') as f:
+        writer = csv.DictWriter(f, list(rows[0]), lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+    print(len(rows) - len(missed(rows)), 'of', len(rows), 'right')
+
+if __name__ == '__main__': write_table()

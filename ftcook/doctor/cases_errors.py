@@ -152,7 +152,7 @@ def a_log_with_a_full_disk(rng, folder): return _logged(folder, _trace(_fill_the
 def a_log_with_no_memory_left(rng, folder): return _logged(folder, _trace(lambda: _more_than_there_is(rng)))
 @case('log', '', 'progress lines')
 def _(rng, folder):
-    return _logged(folder, '\n'.join(str(dict(loss=round(1/(i + 1), 3), grad_norm=.5, epoch=i)) for i in range(50)))
+    return _logged(folder, '\n'.join(str(dict(loss=round(1/(i + 1), 3), grad_norm=.5, epoch=i)) for i in range(20, 70)))
 
 # %% ../../nbs/cases_errors.ipynb #casese-h09
 def _checkpointed(folder, **how):

@@ -137,7 +137,8 @@ def _check_gradient(history):
     yield Finding('frozen', 'certain', said, dict(step=_points(history, 'grad_norm')[0][0]))
 
 def _check_repeats(history):
-    losses = logged(history)
+    losses, epochs = logged(history), logged(history, 'epoch')
+    if any(b < a for a,b in zip(epochs, epochs[1:])): return # a second run in the same log
     period = next((i for i in range(4, len(losses)//2 + 1) if losses[i:i+4] == losses[:4]), 0)
     if not period or len(set(losses[:4])) == 1 or losses[:period] != losses[period:2*period]: return
     said = f'the losses of {period} log entries come again, to the last digit: no weight has changed between'
