@@ -19,7 +19,7 @@ from fastcore.basics import AttrDict, patch
 from peft import LoraConfig
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, create_model
 from trl import SFTConfig
-from .data.check import formats
+from .data.shapes import formats
 from .limits import CutOffError, NotYAMLError, limits, read_yaml_text
 from .lora import lora_config
 from .quantization import formats as quantizations

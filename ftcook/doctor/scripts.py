@@ -202,7 +202,7 @@ script_checks = (_check_names, _check_arguments, _check_choices, _check_loading,
 def _stored(path, errors):
     "What the errors say that the cells of a notebook ended with."
     for number,name,message in errors:
-        found = diagnose_exception(type(name or 'Exception', (Exception,), {})(message))
+        found = diagnose_exception(type(name or 'Exception', (Exception,), dict(__module__='builtins'))(message))
         for f in found: yield replace(f, where=dict(file=path.name, cell=number))
 
 def _read(path):
