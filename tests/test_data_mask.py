@@ -37,7 +37,8 @@ def test_the_picture_says_the_same_in_both_forms():
     assert '<div><i>&lt;b&gt;</i><u>4⏎<br></u>·</div>' in mask._repr_html_()
 
 def test_the_face_has_every_public_name_once():
-    parts = [getattr(ftcook.data, name) for name in ('check', 'pii', 'clean', 'splits', 'mask', 'sourcing', 'labels', 'audit')]
+    parts = [getattr(ftcook.data, name) for name in
+             ('check', 'shapes', 'kinds', 'pii', 'clean', 'splits', 'mask', 'sourcing', 'labels', 'audit')]
     names = [name for part in parts for name in part.__all__]
     assert ftcook.data.__all__ == names and len(set(names)) == len(names)
     for part in parts:

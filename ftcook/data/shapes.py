@@ -122,7 +122,7 @@ _long_enough = 20 # characters: an answer that begins with a shorter prompt may 
 
 def _repeats(answer, prompt):
     "Does an answer begin with the whole prompt, and go on?"
-    if type(answer) is not type(prompt) or len(answer) <= len(prompt): return False
+    if not isinstance(prompt, (str, list)) or type(answer) is not type(prompt) or len(answer) <= len(prompt): return False
     if isinstance(prompt, str): return len(prompt) >= _long_enough and answer.startswith(prompt)
     return isinstance(prompt, list) and bool(prompt) and answer[:len(prompt)] == prompt
 
