@@ -95,9 +95,7 @@ def _read_sharegpt(rest, column='conversations'):
     turns = rest.pop(column)
     return dict(messages=_led(_turns(turns, 'user'), rest) if isinstance(turns, list) else turns)
 
-def _read_messages(rest):
-    asked = dict(asked=rest.pop('prompt')) if 'prompt' in rest else {}
-    return _read_sharegpt(rest, 'messages') | asked
+def _read_messages(rest): return _read_sharegpt(rest, 'messages')
 
 def _instruction(rest):
     "Alpaca's question: what to do, and with what."
@@ -197,6 +195,7 @@ def convert(
     if name not in _readers or name == 'messages' and _as_it_is(row): return row
     rest = dict(row)
     made = _readers[name](rest)
+    if 'messages' in made and 'prompt' in rest: made['asked'] = rest.pop('prompt') # no part of the conversation
     return made | {k: v for k,v in rest.items() if k not in made}
 
 def _as_it_is(row):
