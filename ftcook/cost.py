@@ -181,9 +181,9 @@ class Traced:
         a, b = (value(r, self._sketch(r)) for r in (replace(run, per_device_train_batch_size=n) for n in self.batches))
         return a + (b - a)*(run.per_device_train_batch_size - low)/(high - low)
 
-    def peak_gib(self, run, cal):
+    def peak_gib(self, run, cal=None):
         peak = max(self._line(run, lambda r, t, name=name: t.phases[name]) for name in ('forward', 'backward', 'optimizer'))
-        return peak/GiB + cal.workspace_mib/1024
+        return peak/GiB + (cal or calibration()).workspace_mib/1024
 
     def step_work(self, run, rows=None):
         from ftcook.trace import Trace, trace_work
