@@ -316,7 +316,8 @@ def diagnose_log(
     "Recognise messages in the output of a run."
     path = Path(path)
     lines, start = _decoded(path, last or limits().log)
-    pieces = list(_said([_bare(line.rsplit('\r', 1)[-1] or line) for line in lines]))
+    def drawn(line): return line if _typical.match(line) else line.rsplit('\r', 1)[-1] or line # a bar draws itself over
+    pieces = list(_said([_bare(drawn(line)) for line in lines]))
     progress = max((i for i,o in enumerate(pieces) if o is None), default=-1)
     def role(o): return known_messages()[o[0]].role
     before, after = [_known([o for o in part if o], path.name) for part in (pieces[:progress + 1], pieces[progress + 1:])]
