@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 import yaml
 from fastcore.nbio import mk_cell
+from .outputs import write_output
 from .runtime import palette
 
 # %% ../nbs/pages.ipynb #pages-007
@@ -235,7 +236,7 @@ def _drawing(svg, told): return f'::: {{.drawing}}\n```{{=html}}\n{svg}\n```\n\n
 
 def _picture(png, path, told, alt, above, metadata):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(base64.b64decode(''.join(png)))
+    write_output(path, base64.b64decode(''.join(png)))
     width = metadata.get('image/png', {}).get('width')
     size = f' width={width}' if width else ''
     escaped = told.replace('[', '\\[').replace(']', '\\]')

@@ -80,7 +80,7 @@ def test_no_module_writes_past_the_helper():
         n = sum(bool(writes.search(line)) for line in path.read_text().splitlines())
         if n: found[path.relative_to(package).as_posix()] = n
     known = {'outputs.py', 'publish.py', 'inference.py', 'train.py',
-        'checkpoints.py', 'pages.py'} # the site, the folder of a model, the run folder, the site's pictures
+        'checkpoints.py'} # the site, the folder of a model, the run folder
     assert {p for p in found if not p.startswith('doctor/cases')} <= known, found
 
 # Whole or absent

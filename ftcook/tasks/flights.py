@@ -249,6 +249,10 @@ _gaps['validation'] = dict(
                'I am patient: observe the fare to {d} from {o} for {t} and report when it falls'])
 
 # %% ../../nbs/01c_flights.ipynb #01c-031b
+def _check_fields(fields):
+    if not fields or set(fields) - set(request_fields):
+        raise ValueError(f"fields is {fields!r}; use some of {', '.join(request_fields)}")
+
 def incomplete_requests(
     n:int, # how many rows
     split:str='train', # 'train', 'validation' or 'test': other sentences, cities and prices
@@ -256,8 +260,7 @@ def incomplete_requests(
     fields:tuple=request_fields, # what may be missing
 )->list: # rows {'messages': [system, user, assistant]}; the assistant asks
     "`n` flight requests that lack a field, with the question that they deserve."
-    if not fields or set(fields) - set(request_fields):
-        raise ValueError(f"fields is {fields!r}; use some of {', '.join(request_fields)}")
+    _check_fields(fields)
     rng = random.Random(f'incomplete-{split}-{seed}')
     return [_with_gap(row, rng, split, fields) for row in flight_requests(n, split, f'incomplete-{seed}')]
 
@@ -349,8 +352,7 @@ def twin_requests(
 )->list: # rows {'messages': [system, user, assistant]}: a complete one, its twin that lacks a field, the next complete one
     "`n` flight requests, each said once in full and once without one field."
     if split != 'train': raise ValueError(f"split is {split!r}; twins are made for 'train' alone")
-    if not fields or set(fields) - set(request_fields):
-        raise ValueError(f"fields is {fields!r}; use some of {', '.join(request_fields)}")
+    _check_fields(fields)
     rng, rows = random.Random(f'twins-{seed}'), []
     for row in flight_requests(-(-n//2), 'train', f'twins-{seed}'):
         known = json.loads(row['messages'][-1]['content'])
