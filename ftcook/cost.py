@@ -165,8 +165,8 @@ def _smaller(run, field, least):
 
 # %% ../nbs/11b_cost.ipynb #11b-036b
 class Traced:
-    "What a run takes, from sketches at two batch sizes; they are kept."
-    def __init__(self, batches=(2, 4)): self.batches, self.known = batches, {}
+    "What a run takes, from sketches at few batch sizes; they are kept."
+    def __init__(self): self.known = {}
 
     def _sketch(self, run):
         key = run.config.to_json_string(), run.key()
@@ -175,20 +175,24 @@ class Traced:
             self.known[key] = sketch(run)
         return self.known[key]
 
-    def _line(self, run, value):
+    def _line(self, run, value, low, high):
         "A number on the line through those of two batch sizes."
-        low, high = self.batches
-        a, b = (value(r, self._sketch(r)) for r in (replace(run, per_device_train_batch_size=n) for n in self.batches))
-        return a + (b - a)*(run.per_device_train_batch_size - low)/(high - low)
+        def at(batch):
+            there = replace(run, per_device_train_batch_size=batch)
+            return value(there, self._sketch(there))
+        batch = run.per_device_train_batch_size
+        return at(low) if batch == low else at(low) + (at(high) - at(low))*(batch - low)/(high - low)
 
     def peak_gib(self, run, cal=None):
-        peak = max(self._line(run, lambda r, t, name=name: t.phases[name]) for name in ('forward', 'backward', 'optimizer'))
+        low = 2**(run.per_device_train_batch_size.bit_length() - 1)
+        peak = max(self._line(run, lambda r, t, name=name: t.phases[name], low, 2*low)
+            for name in ('forward', 'backward', 'optimizer'))
         return peak/GiB + (cal or calibration()).workspace_mib/1024
 
     def step_work(self, run, rows=None):
         from ftcook.trace import Trace, trace_work
-        names = trace_work(run, self._sketch(replace(run, per_device_train_batch_size=self.batches[0])))
-        full = {k: self._line(run, lambda r, t, k=k: trace_work(r, t)[k]) for k in names}
+        names = trace_work(run, self._sketch(replace(run, per_device_train_batch_size=2)))
+        full = {k: self._line(run, lambda r, t, k=k: trace_work(r, t)[k], 2, 4) for k in names}
         line = Trace(0, dict(weights=0), {}, full, launches=full)  # with the accumulated batches in it
         return trace_work(replace(run, gradient_accumulation_steps=1), line, rows) | dict(update_8bit=full['update_8bit'])
 
