@@ -125,11 +125,18 @@ middling = dict(model='Llama-3.2-3B', method='lora', max_length=1024)
 grid += [middling | g for g in (*each(ample, 8, 16), *each(layers(.7), 8, 16), *each(layers(.5), 8), *each(layers(.1), 8),
     *each(liger, 8, 16))]
 
+# What a budget does to memory elsewhere than in the grid: nothing of this is looked at by what foretells it
+budget = [dict(model='Llama-3-8B', per_device_train_batch_size=2, split='holdout') | layers(b) for b in (.7, .3)]
+budget += [dict(model='Llama-3.2-1B', method='full', max_length=1024, split='holdout') | layers(b) for b in (1., .5, .1)]
+budget += [dict(model='Mistral-7B', method='lora', per_device_train_batch_size=2, split='holdout') | layers(b) for b in (.8, .4)]
+budget += [long_rows | dict(split='holdout') | layers(b) for b in (.6, .2)]
+budget += [dict(model='Qwen2.5-0.5B', per_device_train_batch_size=8, max_length=1024, split='holdout') | layers(b) for b in (1., .5)]
+
 # Paged states beside others, on a card with nothing else on it
 paged = [short | dict(optim=name) for short in (dict(), short_full)
     for name in ('adamw_torch_fused', 'adamw_8bit', 'paged_adamw_32bit', 'paged_adamw_8bit')]
 
-groups = dict(fastest=fastest, levers=levers, estimate=estimate, limit=limit, grid=grid, paged=paged)
+groups = dict(fastest=fastest, levers=levers, estimate=estimate, limit=limit, grid=grid, budget=budget, paged=paged)
 libraries = (*pinned, 'liger-kernel', 'flash-attn')
 
 def complete(run):
