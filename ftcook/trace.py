@@ -31,6 +31,7 @@ from trl.kernels import chunked_logprob
 from trl.models.selective_activation_checkpointing import enable_selective_activation_checkpointing
 from trl.trainer import utils as trl_utils
 from .lora import lora_config
+from .partition import partitions, play_layers
 from .planning import bytes_of, launched, optimizer_bytes, paged_from
 from .runs import Run, random_model
 from .runtime import number, one_of
@@ -52,6 +53,7 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self, block=512, gpu=True):
         super().__init__()
         self.gpu, self.block, self.live, self.peak, self.known, self.events = gpu, block, 0, 0, {}, []
+        self.muted = False # what is done meanwhile does not count
         self.tied, self.scored = None, 1.  # shape of a tied embedding; share of the tokens that the loss looks at
         self.work = dict(matmul=0, attention=0, bytes=0, kernels=0)  # FLOP, FLOP, bytes of everything else, operations
         self.launches = dict.fromkeys(launched, 0)  # the operations by pass, and 4-bit matrices
@@ -80,6 +82,7 @@ class LiveBytes(TorchDispatchMode):
 @patch_to(LiveBytes)
 def __torch_dispatch__(self, func, types, args=(), kwargs=None):
     kwargs, gpu = kwargs or {}, self.gpu and gpu_kernels.get(func)
+    if self.muted: return func(*args, **kwargs)
     out = gpu(self, *args, **kwargs) if gpu else func(*args, **kwargs)
     made = _tensors(out)
     for t in made: self.take(t)
@@ -423,11 +426,16 @@ def trace_step(
     "One training step of the real model on fake tensors: no weights, no GPU, every byte."
     _check_traceable(run, compute_loss_func)
     outputs = ('log_probs', 'entropy', *(('mean_logits',) if run.method == 'dpo' else ()), 'is_top1')
+    def fill(module): _fake_weights(module, run.quantize == 'nf4-double', torch.bfloat16 if run.quantize != 'none' else None)
+    def plain(): return _prepare(replace(run, gradient_checkpointing='none'))
+    rows, budget = (run.sequences, run.max_length), run.activation_memory_budget
+    with _registered(), _autocast(): plans = partitions(plain, fill, rows, budget) if run.compiled != 'none' else {}
     with _registered():
         model = _prepare(run)
         base = model.get_base_model() if run.r else model
         with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live, _as_on_gpu(live), ExitStack() as stack:
-            _fake_weights(model, run.quantize == 'nf4-double', torch.bfloat16 if run.quantize != 'none' else None)
+            fill(model)
+            play_layers(model, plans, live)
             if run.use_liger_kernel: stack.enter_context(_use_liger(base, live))
             trl_utils.add_fused_lm_head(base, outputs=outputs)
             reference, live.tied = _reference(run), base.get_input_embeddings().weight.shape
