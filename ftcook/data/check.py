@@ -394,10 +394,8 @@ def read_rows(
     if not 1 <= max_bytes <= 2**31: raise ValueError(f'max_bytes is {max_bytes}; it must be from 1 to {2**31:,}')
     together, offset = _Together(), 0
     with open(path, 'rb', buffering=2**20) as f:
-        other = recognise(f.peek(head_bytes)[:head_bytes], str(path)) # a kind of file that is no JSONL
-        if other: # one problem, however many lines its bytes seem to have
-            raw = f.readline(max_bytes + 1)
-            yield Line(1, raw, problems=[Problem(*other, 1)], rest=iter(lambda: f.read(max_bytes), b''))
+        if other := recognise(f.peek(head_bytes)[:head_bytes], str(path)): # no JSONL: one problem, however many lines it seems
+            yield Line(1, f.readline(max_bytes + 1), problems=[Problem(*other, 1)], rest=iter(lambda: f.read(max_bytes), b''))
             return
         for number in itertools.count(1):
             if not (raw := f.readline(max_bytes + 1)): return

@@ -44,5 +44,6 @@ large = tempfile.TemporaryDirectory() # until the end of the process
 def b15():
     "A file with one line of 50 MB."
     file = Path(large.name)/'data.jsonl'
-    file.write_text(json.dumps(dict(messages=[dict(role='user', content='a'*50_000_000), dict(role='assistant', content='b')])) + '\n')
+    turns = [dict(role='user', content='a'*50_000_000), dict(role='assistant', content='b')]
+    file.write_text(json.dumps(dict(messages=turns)) + '\n')
     return file
