@@ -6,7 +6,7 @@ Docs: https://ftcook.github.io/ftcook/runs.html.md"""
 
 # %% auto #0
 __all__ = ['run_fields', 'Run', 'trl_arguments', 'step_config', 'random_model', 'word_tokenizer', 'row_lengths', 'random_rows',
-           'step_trainer', 'is_oom', 'main_card', 'comparable_runs', 'left_over']
+           'compile_layers', 'step_trainer', 'is_oom', 'main_card', 'comparable_runs', 'left_over']
 
 # %% ../nbs/10a_runs.ipynb #10-008
 import copy, dataclasses, functools, math, re
@@ -22,7 +22,7 @@ from .quantization import formats, quantization_config, text_model_class, torch_
 _as_words = dict(gradient_checkpointing=('none', 'full'), packing=('none', 'bfd'), activation_offloading=('none', 'activations'))
 _allowed = dict(method=('full', 'lora', 'qlora', 'dpo'), quantize=formats, dtype=('bfloat16', 'float16', 'float32'),
     use_liger_kernel=(False, True), packing=('none', 'bfd', 'wrapped', 'padding_free'),
-    activation_offloading=('none', 'activations', 'checkpoints'))
+    activation_offloading=('none', 'activations', 'checkpoints'), compiled=('none', 'layers', 'graphs'))
 _at_least = dict(per_device_train_batch_size=1, max_length=2, gradient_accumulation_steps=1, r=0, limit_gib=0)
 _form = dict(  # field: its pattern, and what that says
     gradient_checkpointing=('none|full|selective|every-([2-9]|[1-9][0-9]+)', 'none, full, selective, every-2, every-3 and so on'),
@@ -41,6 +41,9 @@ def _check(run):
     for name,allowed in _allowed.items(): one_of(name, value(name), allowed)
     for name,least in _at_least.items(): number(name, value(name), least, 10**9, whole=True)
     for name in _form: _check_form(name, value(name))
+    number('activation_memory_budget', run.activation_memory_budget, 0, 1)
+    if run.compiled == 'none' and run.activation_memory_budget != 1:
+        raise ValueError("activation_memory_budget: compiled layers alone obey it, so give compiled='layers' or 'graphs'")
     if not isinstance(run.model, (str, Path)) and not hasattr(run.model, 'to_json_string'):
         raise ValueError(f'model={brief(run.model)}: use a name, a folder, or a configuration of transformers')
     if not run.r and run.quantize != 'none':
@@ -69,6 +72,8 @@ class Run:
     lengths: str = 'fixed' # or exponential-400: exponential lengths with a mean of 400 tokens
     activation_offloading: str|bool = 'none' # none, activations or checkpoints
     limit_gib: int = 0 # of the GPU that torch may take; 0: all of it
+    compiled: str = 'none' # none, layers (each decoder layer with torch.compile) or graphs (as CUDA graphs, too)
+    activation_memory_budget: float = 1. # share of a compiled layer's activations that is kept; the rest is computed again
 
     def __post_init__(self):
         def put(name, value): object.__setattr__(self, name, value)
@@ -78,10 +83,9 @@ class Run:
         put('quantize', self.quantize or ('nf4-double' if self.method == 'qlora' else 'none'))
         if self.method == 'full': put('r', 0)
         _check(self)
-
+        put('activation_memory_budget', float(self.activation_memory_budget))
     @functools.cached_property
     def config(self): return model_config(self.model)
-
     @property
     def kind(self): return 'full' if not self.r else 'lora' if self.quantize == 'none' else 'qlora'
     @property
@@ -120,7 +124,7 @@ def from_row(cls:Run, row:dict)->Run: # from columns of text
     "The run of a row of a table."
     def typed(name, text):
         if _defaults[name] is False: return str(text) == 'True'
-        return int(text) if isinstance(_defaults[name], int) else text
+        return type(_defaults[name])(text) if isinstance(_defaults[name], (int, float)) else text
     return cls(**{name: typed(name, row[name]) for name in run_fields})
 
 # %% ../nbs/10a_runs.ipynb #10-032
@@ -308,6 +312,22 @@ def random_rows(
     rows = [ids(n) for n in lengths]
     return Dataset.from_dict(dict(input_ids=rows, labels=rows))
 
+# %% ../nbs/10a_runs.ipynb #10-055b
+def compile_layers(
+    model, # of transformers, with or without an adapter; best that of a trainer
+    budget:float=1., # share of a layer's activations that is kept; the rest is computed again in the backward pass
+    graphs:bool=False, # record each layer as a CUDA graph, too
+)->int: # layers
+    "Have each decoder layer compiled when it is first used; the budget holds for the whole process."
+    from transformers.modeling_layers import GradientCheckpointingLayer
+    number('budget', budget, 0, 1)
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    torch._functorch.config.activation_memory_budget = float(budget)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2*len(layers))
+    for layer in layers: layer.compile(dynamic=False, mode='reduce-overhead' if graphs else None)
+    return len(layers)
+
+
 # %% ../nbs/10a_runs.ipynb #10-057
 def step_trainer(
     run:Run,
@@ -331,6 +351,7 @@ def step_trainer(
         train_dataset=random_rows(run, args.max_steps, words) if rows is None else rows,
         peft_config=lora_config(r=run.r) if run.r else None, callbacks=callbacks, **reference)
     trainer.remove_callback(PrinterCallback)
+    if run.compiled != 'none': compile_layers(trainer.model, run.activation_memory_budget, run.compiled == 'graphs')
     return trainer
 
 # %% ../nbs/10a_runs.ipynb #10-062
