@@ -6,7 +6,6 @@ Each run is a process of its own, runs of a group take turns. The first 20 steps
 a look at the loss, one more is profiled. Unsloth's packages ask for older versions of trl and datasets: put them into a folder
 (`pip install --target`), which only its own processes see; without `--unsloth` they are taken from the environment."""
 import argparse, json, os, sys, tempfile, time
-from dataclasses import asdict
 from pathlib import Path
 from ftcook.bench import device_name, known_rows, label, merge_rows, pinned, run_apart
 from ftcook.runs import Run, run_fields
@@ -48,14 +47,22 @@ groups = dict( # how often: the runs, which take turns
     headline=(2, [ours(varied), ours(varied, keep_all, packed, flash, liger, batch(8)), ours(varied, keep_all, liger),
         ours(varied, batch(16)), ours(varied, keep_all, liger, batch(16))]))
 
-def plan(names, model=None, **smaller):
+def plan(names, **smaller):
     "Library, turn and run of everything in the groups, turn by turn."
     for name in names:
         turns, runs = groups[name]
         for turn in range(1, turns + 1):
-            for library,changes in runs: yield library, turn, Run(**changes | (dict(model=model) if model else {}) | smaller)
+            for library,changes in runs: yield library, turn, Run(**changes | smaller)
 
-def folder_of(run): return Path(tempfile.gettempdir())/f'rivals-{run.model}-{run.quantize}'
+def folder_of(run): return Path(tempfile.gettempdir())/f'rivals-{Path(run.model).name}-{run.quantize}'
+
+def tiny_model():
+    "The folder of a configuration with two small layers."
+    from transformers import MistralConfig
+    folder = Path(tempfile.gettempdir())/'rivals-tiny'
+    MistralConfig(vocab_size=512, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=32, sliding_window=None).save_pretrained(folder)
+    return str(folder)
 
 def make_model(run):
     "The weights that all sides load, quantized, and a tokenizer whose words are the token ids."
@@ -70,9 +77,12 @@ def make_model(run):
     if not folder.exists(): part.rename(folder)
 
 def rows_of(run):
-    "What a user's data set is: token ids from the whole vocabulary, and nothing else."
+    "What a user's data set is: token ids from the whole vocabulary, and nothing else. Low ids are frequent, so there is something to learn."
     from ftcook.runs import random_rows
-    return random_rows(run, learned + warm + timed + 2, run.config.vocab_size).select_columns(['input_ids'])
+    words = run.config.vocab_size
+    rows = random_rows(run, learned + warm + timed + 2, words)
+    def skewed(row): return dict(input_ids=[3 + int((words - 3)*((i - 3)/(words - 3))**3) for i in row['input_ids']])
+    return rows.map(skewed, remove_columns=rows.column_names)
 
 def same_adapter(model):
     "Gives the adapter the first values that every side starts from."
@@ -214,7 +224,7 @@ if __name__ == '__main__':
         if library == 'make': make_model(Run(**run))
         else: keep(args.out, library, turn, Run(**run), measure(library, Run(**run)))
         sys.exit()
-    smaller = dict(model='SmolLM2-135M', per_device_train_batch_size=2, max_length=64, limit_gib=0) if args.tiny else {}
+    smaller = dict(model=tiny_model(), per_device_train_batch_size=2, max_length=64, limit_gib=0) if args.tiny else {}
     jobs = [job for job in plan(args.groups, **smaller) if job[0] in args.libraries]
     there = known_rows(args.out, key[1:]) if args.resume else set()
     for library,turn,run in jobs:
