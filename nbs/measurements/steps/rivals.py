@@ -33,19 +33,16 @@ def unsloth(*changes): return 'unsloth', merged(changes)
 def merged(changes): return {k: v for change in changes for k,v in change.items()}
 
 groups = dict( # how often: the runs, which take turns
-    ample=(2, [unsloth(keep_all, flat), ours(keep_all, graphs, budget(.7)), unsloth(keep_all, layers), ours(keep_all, layers, budget(.7))]),
-    short=(2, [unsloth(its_own, flat, batch(4), held), ours(keep_all, layers, budget(.1), batch(3), held), unsloth(its_own, layers, batch(4), held),
-        ours(keep_all, graphs, budget(.1), batch(3), held)]),
-    usual=(1, [ours(), ours(keep_all, liger), unsloth(keep_all, graphs), ours(keep_all, layers)]),
-    batches=(1, [unsloth(its_own, flat, batch(n), held) for n in (2, 8)] + [ours(layers, batch(n), held) for n in (4, 8)]
-        + [ours(layers, graphs, budget(.1), batch(2), held)]),
+    ample=(2, [unsloth(keep_all, flat), ours(keep_all, graphs, budget(.7)), unsloth(keep_all, layers)]),
+    short=(2, [unsloth(its_own, flat, held), ours(keep_all, layers, budget(.1), batch(3), held)]),
+    usual=(1, [ours(), ours(keep_all, layers, budget(.7)), ours(keep_all, liger), unsloth(keep_all, graphs)]),
+    batches=(1, [unsloth(its_own, flat, batch(8), held), ours(keep_all, graphs, budget(.1), batch(3), held), unsloth(its_own, layers, held),
+        ours(layers, batch(8), held), unsloth(its_own, flat, batch(2), held), unsloth(its_own, flat, batch(12), held)]),
     long=(1, [unsloth(long_rows, keep_all, flat), ours(long_rows, keep_all, layers, budget(.7)), unsloth(long_rows, keep_all, layers),
-        ours(long_rows, keep_all, graphs, budget(.7)), ours(long_rows), unsloth(long_rows, its_own, flat)]),
-    varied=(1, [ours(varied), unsloth(varied, keep_all, packed), ours(varied, keep_all, packed, flash, liger),
-        ours(varied, keep_all, packed, flash, layers, budget(.7)), unsloth(varied, keep_all, flat),
-        ours(varied, keep_all, packed, flash, liger, batch(8))]),
-    headline=(2, [ours(varied), ours(varied, keep_all, packed, flash, liger, batch(8)), ours(varied, keep_all, liger),
-        ours(varied, batch(16)), ours(varied, keep_all, liger, batch(16))]))
+        ours(long_rows), unsloth(long_rows, its_own, flat)]),
+    headline=(2, [ours(varied), ours(varied, keep_all, packed, flash, liger, batch(8)), ours(varied, batch(16))]),
+    varied=(1, [unsloth(varied, keep_all, packed), ours(varied, keep_all, packed, flash, liger), unsloth(varied, keep_all, flat),
+        ours(varied, keep_all, packed, flash, layers, budget(.7)), ours(varied, keep_all, liger)]))
 
 def plan(names, **smaller):
     "Library, turn and run of everything in the groups, turn by turn."
@@ -104,16 +101,19 @@ def unsloth_trainer(run, settings, callbacks):
     "A trainer as Unsloth's documentation makes one."
     from unsloth import FastLanguageModel
     from ftcook.lora import lora_config
+    from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
     lora = lora_config(r=run.r)
-    model, tokenizer = FastLanguageModel.from_pretrained(str(folder_of(run)), max_seq_length=run.max_length, load_in_4bit=True, dtype=None)
+    model, tokenizer = FastLanguageModel.from_pretrained(str(folder_of(run)), max_seq_length=run.max_length, load_in_4bit=run.quantize != 'none', dtype=None)
     checkpoints = dict(none=False, full='unsloth' if run.activation_offloading == 'checkpoints' else True)[run.gradient_checkpointing]
     model = FastLanguageModel.get_peft_model(model, r=run.r, lora_alpha=lora.lora_alpha, lora_dropout=0, bias='none', random_state=0,
         target_modules=['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'], use_gradient_checkpointing=checkpoints)
     args = SFTConfig(**settings, per_device_train_batch_size=run.per_device_train_batch_size, max_length=run.max_length, optim=run.optim,
         gradient_accumulation_steps=run.gradient_accumulation_steps, bf16=device() != 'cpu', report_to='none', save_strategy='no',
         disable_tqdm=True, dataset_num_proc=1, packing=run.packing == 'bfd', padding_free=run.packing == 'padding_free')
-    return SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows_of(run), args=args, callbacks=callbacks)
+    trainer = SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows_of(run), args=args, callbacks=callbacks)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 def device():
     import torch
@@ -172,7 +172,7 @@ def measure(library, run):
     start, found = time.perf_counter(), {}
     if library == 'unsloth': import unsloth # noqa: F401 (it wants to be first)
     import torch
-    from ftcook.memory import GiB, _memory_limit, _peaks, free_gpu, launch_us
+    from ftcook.memory import GiB, _memory_limit, _peaks, launch_us
     from ftcook.runs import is_oom
     try:
         with tempfile.TemporaryDirectory() as folder, _memory_limit(run.limit_gib):
@@ -183,13 +183,15 @@ def measure(library, run):
             trained = [p for p in trainer.model.parameters() if p.requires_grad]
             found |= dict(trainable=sum(p.numel() for p in trained), adapter_dtype=str(trained[0].dtype).removeprefix('torch.'),
                 launch_us=round(launch_us(), 1))
-            free_gpu()
-            if device() == 'cuda': found['weights_gib'] = round(torch.cuda.memory_allocated()/GiB, 3)
+            if device() == 'cuda':
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+                found['weights_gib'] = round(torch.cuda.memory_allocated()/GiB, 3)
             trainer.train()
             found |= dict(status='ok', note='')
     except Exception as e:
         import traceback
-        traceback.print_exc(limit=-6)
+        traceback.print_exc(limit=-6, file=sys.stdout)
         found |= _peaks() | dict(status='oom' if is_oom(e) else 'error', note='' if is_oom(e) else f'{type(e).__name__}: {e}'.split('\n')[0][:200])
     return found | dict(seconds=round(time.perf_counter() - start, 1))
 
@@ -205,6 +207,7 @@ def environment(library, run, folder):
     env = dict(os.environ, HF_HUB_OFFLINE='1', TRANSFORMERS_OFFLINE='1', HF_DATASETS_OFFLINE='1', UNSLOTH_DISABLE_STATISTICS='1')
     if library != 'unsloth': return env
     if folder: env['PYTHONPATH'] = os.pathsep.join([str(folder), *filter(None, [env.get('PYTHONPATH')])])
+    env['UNSLOTH_COMPILE_LOCATION'] = str(Path(tempfile.gettempdir())/'unsloth_compiled_cache')
     return env | dict(UNSLOTH_BLOCK_COMPILE_LEGACY=str(int(run.compiled != 'none')), UNSLOTH_BLOCK_CUDAGRAPHS=str(int(run.compiled == 'graphs')))
 
 if __name__ == '__main__':
