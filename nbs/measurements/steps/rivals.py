@@ -2,9 +2,9 @@
 
     python nbs/measurements/steps/rivals.py --groups ample short --unsloth folder-with-its-packages
 
-Each run is a process of its own, runs of a group take turns. The first 20 steps are for the losses, the next ones are timed without
-a look at the loss, one more is profiled. Unsloth's packages ask for older versions of trl and datasets: put them into a folder
-(`pip install --target`), which only its own processes see; without `--unsloth` they are taken from the environment."""
+Each run is a process of its own, runs of a group take turns. The first 20 steps are for the losses, ten more are timed without a look
+at the loss, one more is profiled. Unsloth's packages ask for older versions of trl and datasets: put them into a folder (`pip install
+--target`), which only its own processes see; without `--unsloth` they are taken from the environment."""
 import argparse, json, os, sys, tempfile, time
 from pathlib import Path
 from ftcook.bench import device_name, known_rows, label, merge_rows, pinned, run_apart
@@ -13,18 +13,19 @@ from ftcook.runs import Run, run_fields
 here = Path(__file__).parent
 started = time.perf_counter()
 libraries = (*pinned, 'liger-kernel', 'flash-attn', 'unsloth', 'unsloth-zoo', 'xformers', 'triton')
-measured = ('step_s tokens_per_s step_tokens steps peak_allocated_gib peak_reserved_gib weights_gib trainable adapter_dtype launch_us '
-            'launches gpu_busy_share losses status note seconds').split()
+measured = ('step_s tokens_per_s step_tokens steps peak_allocated_gib peak_reserved_gib weights_gib trainable adapter_dtype '
+            'launch_us launches gpu_busy_share losses status note seconds').split()
 key = ('gpu', 'library', 'turn', *run_fields)
 learned, warm, timed = 20, 2, 10 # steps whose losses are kept, left out, timed
 
-keep_all, liger, flash = dict(gradient_checkpointing='none'), dict(use_liger_kernel=True), dict(attn_implementation='flash_attention_2')
+keep_all, liger = dict(gradient_checkpointing='none'), dict(use_liger_kernel=True)
+flash, packed = dict(attn_implementation='flash_attention_2'), dict(packing='bfd')
 layers, graphs = dict(compiled='layers'), dict(compiled='graphs')
 # In an Unsloth row: padding_free is its default, compiled its compilation of each block (which it does with padded rows only),
 # and checkpoints in the CPU's memory its own kind of checkpointing.
 flat, its_own = dict(packing='padding_free'), dict(gradient_checkpointing='full', activation_offloading='checkpoints')
-held, long_rows, varied, packed = dict(limit_gib=12), dict(per_device_train_batch_size=1, max_length=8192), \
-    dict(lengths='exponential-400'), dict(packing='bfd')
+held, varied = dict(limit_gib=12), dict(lengths='exponential-400')
+long_rows = dict(per_device_train_batch_size=1, max_length=8192)
 
 def budget(share): return dict(activation_memory_budget=share)
 def batch(rows): return dict(per_device_train_batch_size=rows)
@@ -36,13 +37,14 @@ groups = dict( # how often: the runs, which take turns
     ample=(2, [unsloth(keep_all, flat), ours(keep_all, graphs, budget(.7)), unsloth(keep_all, layers)]),
     short=(2, [unsloth(its_own, flat, held), ours(keep_all, layers, budget(.1), batch(3), held)]),
     usual=(1, [ours(), ours(keep_all, layers, budget(.7)), ours(keep_all, liger), unsloth(keep_all, graphs)]),
-    batches=(1, [unsloth(its_own, flat, batch(8), held), ours(keep_all, graphs, budget(.1), batch(3), held), unsloth(its_own, layers, held),
-        ours(layers, batch(8), held), unsloth(its_own, flat, batch(2), held), unsloth(its_own, flat, batch(12), held)]),
-    long=(1, [unsloth(long_rows, keep_all, flat), ours(long_rows, keep_all, layers, budget(.7)), unsloth(long_rows, keep_all, layers),
-        ours(long_rows), unsloth(long_rows, its_own, flat)]),
+    batches=(1, [unsloth(its_own, flat, batch(8), held), ours(keep_all, graphs, budget(.1), batch(3), held),
+        unsloth(its_own, layers, held), ours(layers, batch(8), held), unsloth(its_own, flat, batch(2), held),
+        unsloth(its_own, flat, batch(12), held)]),
+    long=(1, [unsloth(long_rows, keep_all, flat), ours(long_rows, keep_all, layers, budget(.7)),
+        unsloth(long_rows, keep_all, layers), ours(long_rows), unsloth(long_rows, its_own, flat)]),
     headline=(2, [ours(varied), ours(varied, keep_all, packed, flash, liger, batch(8)), ours(varied, batch(16))]),
-    varied=(1, [unsloth(varied, keep_all, packed), ours(varied, keep_all, packed, flash, liger), unsloth(varied, keep_all, flat),
-        ours(varied, keep_all, packed, flash, layers, budget(.7)), ours(varied, keep_all, liger)]))
+    varied=(1, [unsloth(varied, keep_all, packed), ours(varied, keep_all, packed, flash, liger),
+        unsloth(varied, keep_all, flat), ours(varied, keep_all, packed, flash, layers, budget(.7)), ours(varied, keep_all, liger)]))
 
 def plan(names, **smaller):
     "Library, turn and run of everything in the groups, turn by turn."
@@ -57,8 +59,8 @@ def tiny_model():
     "The folder of a configuration with two small layers."
     from transformers import MistralConfig
     folder = Path(tempfile.gettempdir())/'rivals-tiny'
-    MistralConfig(vocab_size=512, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=32, sliding_window=None).save_pretrained(folder)
+    MistralConfig(vocab_size=512, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, sliding_window=None).save_pretrained(folder)
     return str(folder)
 
 def make_model(run):
@@ -74,7 +76,7 @@ def make_model(run):
     if not folder.exists(): part.rename(folder)
 
 def rows_of(run):
-    "What a user's data set is: token ids from the whole vocabulary, and nothing else. Low ids are frequent, so there is something to learn."
+    "Token ids from the whole vocabulary, and nothing else; low ids are more frequent, so there is something to learn."
     from ftcook.runs import random_rows
     words = run.config.vocab_size
     rows = random_rows(run, learned + warm + timed + 2, words)
@@ -103,14 +105,16 @@ def unsloth_trainer(run, settings, callbacks):
     from ftcook.lora import lora_config
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
-    lora = lora_config(r=run.r)
-    model, tokenizer = FastLanguageModel.from_pretrained(str(folder_of(run)), max_seq_length=run.max_length, load_in_4bit=run.quantize != 'none', dtype=None)
-    checkpoints = dict(none=False, full='unsloth' if run.activation_offloading == 'checkpoints' else True)[run.gradient_checkpointing]
+    lora, own = lora_config(r=run.r), run.activation_offloading == 'checkpoints'
+    model, tokenizer = FastLanguageModel.from_pretrained(str(folder_of(run)), max_seq_length=run.max_length,
+        load_in_4bit=run.quantize != 'none', dtype=None)
     model = FastLanguageModel.get_peft_model(model, r=run.r, lora_alpha=lora.lora_alpha, lora_dropout=0, bias='none', random_state=0,
-        target_modules=['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'], use_gradient_checkpointing=checkpoints)
-    args = SFTConfig(**settings, per_device_train_batch_size=run.per_device_train_batch_size, max_length=run.max_length, optim=run.optim,
-        gradient_accumulation_steps=run.gradient_accumulation_steps, bf16=device() != 'cpu', report_to='none', save_strategy='no',
-        disable_tqdm=True, dataset_num_proc=1, packing=run.packing == 'bfd', padding_free=run.packing == 'padding_free')
+        target_modules=[f'{name}_proj' for name in ('q', 'k', 'v', 'o', 'gate', 'up', 'down')],
+        use_gradient_checkpointing='unsloth' if own else run.gradient_checkpointing == 'full')
+    same = 'per_device_train_batch_size', 'gradient_accumulation_steps', 'max_length', 'optim'
+    args = SFTConfig(**settings, **{name: getattr(run, name) for name in same}, bf16=device() != 'cpu', report_to='none',
+        save_strategy='no', disable_tqdm=True, dataset_num_proc=1, packing=run.packing == 'bfd',
+        padding_free=run.packing == 'padding_free')
     trainer = SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows_of(run), args=args, callbacks=callbacks)
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -146,8 +150,8 @@ def watcher(found):
             if n == learned + warm + timed:
                 wait()
                 seconds, tokens = time.perf_counter() - self.start, float(sum(self.counts[self.first:]))
-                found.update(step_s=round(seconds/timed, 4), tokens_per_s=round(tokens/seconds, 1), step_tokens=round(tokens/timed, 1),
-                    steps=timed, losses=' '.join(f'{loss:.5f}' for loss in self.losses), **_peaks())
+                found.update(step_s=round(seconds/timed, 4), tokens_per_s=round(tokens/seconds, 1),
+                    step_tokens=round(tokens/timed, 1), steps=timed, losses=' '.join(f'{loss:.5f}' for loss in self.losses), **_peaks())
                 if gpu:
                     self.profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
                     self.profile.__enter__()
@@ -192,7 +196,8 @@ def measure(library, run):
     except Exception as e:
         import traceback
         traceback.print_exc(limit=-6, file=sys.stdout)
-        found |= _peaks() | dict(status='oom' if is_oom(e) else 'error', note='' if is_oom(e) else f'{type(e).__name__}: {e}'.split('\n')[0][:200])
+        said = f'{type(e).__name__}: {e}'.split('\n')[0][:200]
+        found |= _peaks() | (dict(status='oom') if is_oom(e) else dict(status='error', note=said))
     return found | dict(seconds=round(time.perf_counter() - start, 1))
 
 def keep(path, library, turn, run, found):
@@ -208,7 +213,13 @@ def environment(library, run, folder):
     if library != 'unsloth': return env
     if folder: env['PYTHONPATH'] = os.pathsep.join([str(folder), *filter(None, [env.get('PYTHONPATH')])])
     env['UNSLOTH_COMPILE_LOCATION'] = str(Path(tempfile.gettempdir())/'unsloth_compiled_cache')
-    return env | dict(UNSLOTH_BLOCK_COMPILE_LEGACY=str(int(run.compiled != 'none')), UNSLOTH_BLOCK_CUDAGRAPHS=str(int(run.compiled == 'graphs')))
+    asked = dict(UNSLOTH_BLOCK_COMPILE_LEGACY=run.compiled != 'none', UNSLOTH_BLOCK_CUDAGRAPHS=run.compiled == 'graphs')
+    return env | {name: str(int(value)) for name,value in asked.items()}
+
+def run_one(what, turn, run, args, seconds):
+    "A process of its own: makes the model, or measures a run and keeps its row. Why it failed, if it did."
+    command = [sys.executable, __file__, '--out', str(args.out), '--one', json.dumps([what, turn, run.to_dict()])]
+    return run_apart(command, seconds, env=environment(what, run, args.unsloth))
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -236,8 +247,7 @@ if __name__ == '__main__':
         if left < 0:
             print(f'not started: {library} {turn} {run}', flush=True)
             continue
-        def command(what): return [sys.executable, __file__, '--out', str(args.out), '--one', json.dumps([what, turn, run.to_dict()])]
         if not folder_of(run).exists():
-            if why := run_apart(command('make'), args.longest): sys.exit(f'the model cannot be made: {why}')
-        why = run_apart(command(library), min(args.longest, left + 60), env=environment(library, run, args.unsloth))
+            if why := run_one('make', turn, run, args, args.longest): sys.exit(f'the model cannot be made: {why}')
+        why = run_one(library, turn, run, args, min(args.longest, left + 60))
         if why: keep(args.out, library, turn, run, dict(status='error', note=why, seconds=''))
