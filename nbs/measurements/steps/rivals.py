@@ -2,9 +2,9 @@
 
     python nbs/measurements/steps/rivals.py --groups ample short --unsloth folder-with-its-packages
 
-Each run is a process of its own, runs of a group take turns. The first 20 steps are for the losses, ten more are timed without a look
-at the loss, one more is profiled. Unsloth's packages ask for older versions of trl and datasets: put them into a folder (`pip install
---target`), which only its own processes see; without `--unsloth` they are taken from the environment."""
+Each run is a process of its own, and the runs of a group take turns. The first 20 steps are for the losses, ten more are timed
+without a look at the loss, one more is profiled. Unsloth's packages ask for older versions of trl and datasets: put them into a
+folder (`pip install --target`) that only its own processes see; without `--unsloth` they are taken from the environment."""
 import argparse, json, os, sys, tempfile, time
 from pathlib import Path
 from ftcook.bench import device_name, known_rows, label, merge_rows, pinned, run_apart
@@ -44,7 +44,8 @@ groups = dict( # how often: the runs, which take turns
         unsloth(long_rows, keep_all, layers), ours(long_rows), unsloth(long_rows, its_own, flat)]),
     headline=(2, [ours(varied), ours(varied, keep_all, packed, flash, liger, batch(8)), ours(varied, batch(16))]),
     varied=(1, [unsloth(varied, keep_all, packed), ours(varied, keep_all, packed, flash, liger),
-        unsloth(varied, keep_all, flat), ours(varied, keep_all, packed, flash, layers, budget(.7)), ours(varied, keep_all, liger)]))
+        unsloth(varied, keep_all, flat), ours(varied, keep_all, packed, flash, layers, budget(.7)),
+        ours(varied, keep_all, liger)]))
 
 def plan(names, **smaller):
     "Library, turn and run of everything in the groups, turn by turn."
@@ -108,8 +109,8 @@ def unsloth_trainer(run, settings, callbacks):
     lora, own = lora_config(r=run.r), run.activation_offloading == 'checkpoints'
     model, tokenizer = FastLanguageModel.from_pretrained(str(folder_of(run)), max_seq_length=run.max_length,
         load_in_4bit=run.quantize != 'none', dtype=None)
-    model = FastLanguageModel.get_peft_model(model, r=run.r, lora_alpha=lora.lora_alpha, lora_dropout=0, bias='none', random_state=0,
-        target_modules=[f'{name}_proj' for name in ('q', 'k', 'v', 'o', 'gate', 'up', 'down')],
+    model = FastLanguageModel.get_peft_model(model, r=run.r, lora_alpha=lora.lora_alpha, lora_dropout=0, bias='none',
+        random_state=0, target_modules=[f'{name}_proj' for name in ('q', 'k', 'v', 'o', 'gate', 'up', 'down')],
         use_gradient_checkpointing='unsloth' if own else run.gradient_checkpointing == 'full')
     same = 'per_device_train_batch_size', 'gradient_accumulation_steps', 'max_length', 'optim'
     args = SFTConfig(**settings, **{name: getattr(run, name) for name in same}, bf16=device() != 'cpu', report_to='none',
@@ -151,7 +152,8 @@ def watcher(found):
                 wait()
                 seconds, tokens = time.perf_counter() - self.start, float(sum(self.counts[self.first:]))
                 found.update(step_s=round(seconds/timed, 4), tokens_per_s=round(tokens/seconds, 1),
-                    step_tokens=round(tokens/timed, 1), steps=timed, losses=' '.join(f'{loss:.5f}' for loss in self.losses), **_peaks())
+                    step_tokens=round(tokens/timed, 1), steps=timed, **_peaks(),
+                    losses=' '.join(f'{loss:.5f}' for loss in self.losses))
                 if gpu:
                     self.profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
                     self.profile.__enter__()
@@ -168,8 +170,9 @@ def busy(profile, found):
     events = [e for e in profile.key_averages() if e.self_device_time_total]
     ms = sum(e.self_device_time_total for e in events)/1e3
     found.update(launches=sum(e.count for e in events), gpu_busy_share=round(ms/1e3/found['step_s'], 3))
-    print(f'GPU busy {ms:.0f} ms of {1e3*found["step_s"]:.0f}', *(f'{e.self_device_time_total/1e3:8.1f} ms {e.count:6d}  {e.key[:100]}'
-        for e in sorted(events, key=lambda e: -e.self_device_time_total)[:14]), sep='\n  ', flush=True)
+    longest = sorted(events, key=lambda e: -e.self_device_time_total)[:14]
+    print(f'GPU busy {ms:.0f} ms of {1e3*found["step_s"]:.0f}',
+        *(f'{e.self_device_time_total/1e3:8.1f} ms {e.count:6d}  {e.key[:100]}' for e in longest), sep='\n  ', flush=True)
 
 def measure(library, run):
     "One run, in this process."
@@ -201,7 +204,8 @@ def measure(library, run):
     return found | dict(seconds=round(time.perf_counter() - start, 1))
 
 def keep(path, library, turn, run, found):
-    row = dict(gpu=device_name(), library=library, turn=turn) | run.to_dict() | dict.fromkeys(measured, '') | found | label(libraries)
+    row = dict(gpu=device_name(), library=library, turn=turn) | run.to_dict() | dict.fromkeys(measured, '')
+    row |= found | label(libraries)
     merge_rows(path, [row], key)
     told = ' '.join(f'{k}={v}' for k,v in run.changes().items())
     print(f"{row['seconds'] or 0:>5} s  {library} {turn} {told}: {row['status']} {row['tokens_per_s']} tokens/s, "
