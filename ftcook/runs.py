@@ -22,7 +22,7 @@ from .quantization import formats, quantization_config, text_model_class, torch_
 _as_words = dict(gradient_checkpointing=('none', 'full'), packing=('none', 'bfd'), activation_offloading=('none', 'activations'))
 _allowed = dict(method=('full', 'lora', 'qlora', 'dpo'), quantize=formats, dtype=('bfloat16', 'float16', 'float32'),
     use_liger_kernel=(False, True), packing=('none', 'bfd', 'wrapped', 'padding_free'),
-    activation_offloading=('none', 'activations', 'checkpoints'))
+    activation_offloading=('none', 'activations', 'checkpoints'), compiled=('none', 'layers', 'graphs'))
 _at_least = dict(per_device_train_batch_size=1, max_length=2, gradient_accumulation_steps=1, r=0, limit_gib=0)
 _form = dict(  # field: its pattern, and what that says
     gradient_checkpointing=('none|full|selective|every-([2-9]|[1-9][0-9]+)', 'none, full, selective, every-2, every-3 and so on'),
@@ -41,6 +41,9 @@ def _check(run):
     for name,allowed in _allowed.items(): one_of(name, value(name), allowed)
     for name,least in _at_least.items(): number(name, value(name), least, 10**9, whole=True)
     for name in _form: _check_form(name, value(name))
+    number('activation_memory_budget', run.activation_memory_budget, 0, 1)
+    if run.compiled == 'none' and run.activation_memory_budget != 1:
+        raise ValueError("activation_memory_budget: compiled layers alone obey it, so give compiled='layers' or 'graphs'")
     if not isinstance(run.model, (str, Path)) and not hasattr(run.model, 'to_json_string'):
         raise ValueError(f'model={brief(run.model)}: use a name, a folder, or a configuration of transformers')
     if not run.r and run.quantize != 'none':
@@ -69,6 +72,8 @@ class Run:
     lengths: str = 'fixed' # or exponential-400: exponential lengths with a mean of 400 tokens
     activation_offloading: str|bool = 'none' # none, activations or checkpoints
     limit_gib: int = 0 # of the GPU that torch may take; 0: all of it
+    compiled: str = 'none' # none, layers (each decoder layer with torch.compile) or graphs (as CUDA graphs, too)
+    activation_memory_budget: float = 1. # share of a compiled layer's activations that is kept; the rest is computed again
 
     def __post_init__(self):
         def put(name, value): object.__setattr__(self, name, value)
@@ -78,10 +83,9 @@ class Run:
         put('quantize', self.quantize or ('nf4-double' if self.method == 'qlora' else 'none'))
         if self.method == 'full': put('r', 0)
         _check(self)
-
+        put('activation_memory_budget', float(self.activation_memory_budget))
     @functools.cached_property
     def config(self): return model_config(self.model)
-
     @property
     def kind(self): return 'full' if not self.r else 'lora' if self.quantize == 'none' else 'qlora'
     @property
@@ -120,7 +124,7 @@ def from_row(cls:Run, row:dict)->Run: # from columns of text
     "The run of a row of a table."
     def typed(name, text):
         if _defaults[name] is False: return str(text) == 'True'
-        return int(text) if isinstance(_defaults[name], int) else text
+        return type(_defaults[name])(text) if isinstance(_defaults[name], (int, float)) else text
     return cls(**{name: typed(name, row[name]) for name in run_fields})
 
 # %% ../nbs/10a_runs.ipynb #10-032

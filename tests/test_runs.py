@@ -99,7 +99,7 @@ def test_from_trl_says_what_is_missing():
     with pytest.raises(ValueError, match='IA3Config'): Run.from_trl(sft(), IA3Config())
 
 def test_a_row_is_a_run_again():
-    run = Run('Llama-3.2-1B', use_liger_kernel=True, limit_gib=12)
+    run = Run('Llama-3.2-1B', use_liger_kernel=True, limit_gib=12, compiled='layers', activation_memory_budget=.7)
     assert Run.from_row({k: str(v) for k,v in run.to_dict().items()}) == run and list(run.to_dict()) == list(run_fields)
     assert Run(tiny()).to_dict()['model'] == 'mistral'
 
