@@ -3,6 +3,7 @@
     python nbs/measurements/steps/machines.py --machine a --resume"""
 import argparse, json, sys, time
 from pathlib import Path
+import torch
 from ftcook.bench import device_name, known_rows, label, merge_rows, pinned, run_apart
 from ftcook.runs import Run, run_fields
 
@@ -29,6 +30,13 @@ compiled = [
     run('Llama-3.2-3B', 'full', 2, 1024, **layers), run('Mistral-7B', 'qlora', 4, 2048, **layers, activation_memory_budget=.1),
     run('SmolLM2-135M', 'lora', 8, 1024, **layers), run('Llama-3-8B', 'lora', 2, 1024, **layers),
     run('Qwen2.5-0.5B', 'qlora', 4, 1024, **layers), run('Mistral-7B', 'qlora', 2, 2048, compiled='graphs')]
+
+# A machine without a GPU: small models, short rows
+cpu = [r | dict(dtype='float32') for r in (
+    run('SmolLM2-135M', 'lora', 1, 64), run('SmolLM2-135M', 'full', 1, 64), run('SmolLM2-135M', 'lora', 2, 256, **full),
+    run('SmolLM2-135M', 'full', 2, 256), run('SmolLM2-135M', 'qlora', 1, 128), run('Qwen2.5-0.5B', 'lora', 1, 128),
+    run('Qwen2.5-0.5B', 'full', 1, 64, **full), run('Qwen2.5-0.5B', 'qlora', 1, 128, **full),
+    run('Llama-3.2-1B', 'lora', 1, 64))]
 
 def key_of(machine, run): return (machine, *Run(**run).key())
 def known(path): return known_rows(path, ('machine', *run_fields))
@@ -74,5 +82,6 @@ if __name__ == '__main__':
         def asked(runs): return [r | tiny for r in runs[:2]] if args.tiny else runs
         def missing(runs): return [r for r in asked(runs) if key_of(args.machine, r) not in there]
         if not (args.resume and card.exists()): apart(args, '--jobs', 'calibrate', seconds=120)
+        if not torch.cuda.is_available(): plain, compiled = cpu, []
         if missing(plain): apart(args, '--jobs', json.dumps(missing(plain)), seconds=400)
         for one in missing(compiled): apart(args, '--jobs', json.dumps([one]), seconds=200)
