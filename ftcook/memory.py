@@ -113,7 +113,10 @@ def _peaks():
     return dict(peak_allocated_gib=round(allocated/GiB, 3), peak_reserved_gib=round(reserved/GiB, 3))
 
 def free_gpu():
-    "Hand back what earlier runs left on the GPU: cuBLAS's workspace, and embeddings that an 8-bit optimizer remembers."
+    "Hand back what earlier runs left: cuBLAS's workspace, compiled layers, and embeddings that an 8-bit optimizer remembers."
+    if 'torch._dynamo' in sys.modules:
+        torch._dynamo.reset()
+        torch._functorch.config.activation_memory_budget = 1.
     if 'bitsandbytes' in sys.modules: sys.modules['bitsandbytes'].optim.GlobalOptimManager.get_instance().initialize()
     gc.collect()
     if not torch.cuda.is_available(): return
@@ -175,6 +178,7 @@ def measure_run(
     for name,value in dict(warmup=warmup, steps=2 if steps is None else steps).items(): number(name, value, 1, whole=True)
     number('seconds', seconds, 0)
     start, note = time.perf_counter(), []
+    if run.compiled == 'graphs': warmup = max(warmup, 4) # compiled, warmed up, recorded, and played once
     steps = steps or (2 if run.lengths == 'fixed' else 12 if run.packing in ('none', 'padding_free') else 4)
     free_gpu()
     left = torch.cuda.memory_allocated()/GiB if torch.cuda.is_available() else 0
