@@ -70,20 +70,22 @@ class StepProfileCallback(TrainerCallback):
     def __init__(self, times): self.times, self.profile, self.found = times, None, {}
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if 'loss' not in (logs or {}) or not torch.cuda.is_available(): return
-        if self.profile: self._stop(control)
-        elif self.times.done and not self.found:
-            control.should_training_stop = False
-            self.profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True)
-            self.profile.start()
-            self.begun = time.perf_counter()
+        if 'loss' not in (logs or {}) or not self.times.done or not torch.cuda.is_available(): return
+        first = self.profile is None
+        control.should_training_stop = not first
+        try: self._start() if first else self._stop()
+        except (RuntimeError, AttributeError): control.should_training_stop = True  # a step that was timed is not lost to its profile
 
-    def _stop(self, control):
-        control.should_training_stop = True
+    def _start(self):
+        self.profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True)
+        self.profile.start()
+        self.begun = time.perf_counter()
+
+    def _stop(self):
         torch.cuda.synchronize()
-        wall, profile, self.profile = time.perf_counter() - self.begun, self.profile, None
-        profile.stop()
-        self.found = gpu_use(profile.profiler.kineto_results.events(), wall)
+        wall = time.perf_counter() - self.begun
+        self.profile.stop()
+        self.found = gpu_use(self.profile.profiler.kineto_results.events(), wall)
 
     def result(self):
         if not self.found: return {}
