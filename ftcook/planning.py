@@ -7,8 +7,9 @@ Docs: https://ftcook.github.io/ftcook/planning.html.md"""
 # %% auto #0
 __all__ = ['like_llama', 'bytes_of', 'optimizer_bytes', 'paged_from', 'GiB', 'passes', 'compiled_kernels', 'price_columns',
            'launched', 'layer_sizes', 'stored', 'fixed_bytes', 'saved_per_token', 'checkpointed', 'step_moments',
-           'formula_peak', 'calibration', 'peak_gib', 'recomputed', 'step_work', 'gpu_offers', 'step_seconds',
-           'fit_speed', 'useful_share', 'token_seconds', 'Choice', 'Formula', 'fastest']
+           'formula_peak', 'calibration', 'peak_gib', 'recomputed', 'step_work', 'gpu_offers', 'read_machine',
+           'machine_rates', 'busy_and_host', 'step_seconds', 'fit_speed', 'useful_share', 'token_seconds', 'Choice',
+           'Formula', 'fastest']
 
 # %% ../nbs/10c_planning.ipynb #10c-008
 import datetime, functools, importlib.util, math
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import AttrDict
 from .bench import read_table
+from .limits import read_json
 from .quantization import model_bytes
 from .runs import Run, trl_arguments
 from .runtime import attention_implementations, number, one_of
@@ -275,39 +277,79 @@ def _offer(row, where):
     except ValueError: raise ValueError(f'{where}, date: {row.date!r} is neither a day (2026-11-09) nor a month') from None
     return row
 
+# %% ../nbs/10c_planning.ipynb #10c-h02
+_of_cards = dict(matmul_tflops='bf16_tflops', attention_tflops='bf16_tflops', copy_gb_s='bandwidth_gb_s')
+_of_hosts = 'launch_us op_us again_us quantized_us step_ms'.split()
+
+def read_machine(
+    path:str|Path|None=None, # a file of `ftcook calibrate`; by default the machine that was measured for the course
+)->AttrDict: # gpu, what the card reaches and what the processor takes
+    "The numbers of a machine."
+    found = read_json(path or files('ftcook')/'assets'/'machine.json', 2**16)
+    if not isinstance(found, dict) or not isinstance(found.get('gpu'), str):
+        raise ValueError(f'{path}: not a file of `ftcook calibrate`')
+    for name in _of_cards: number(f'{path}, {name}', found.get(name), 0, above=True)
+    for name in _of_hosts: number(f'{path}, {name}', found.get(name), 0)
+    return AttrDict(found)
+
+@functools.cache
+def _reference():
+    machine = read_machine()
+    return machine, next(o for o in gpu_offers() if o.gpu in machine.gpu)
+
+def machine_rates(
+    gpu:dict, # a machine from `read_machine`, or an offer from `gpu_offers`
+)->AttrDict: # the rates of a machine
+    "What was measured; for a card that was not, by the ratio of the data sheets, with the processor of the machine that was."
+    if gpu.get('op_us') is not None: return gpu
+    machine, sheet = _reference()
+    def rate(card, name): return card.get(name) or card.get('fp16_tflops')  # a card without bfloat16
+    return AttrDict(machine, gpu=gpu.gpu, **{k: machine[k]*rate(gpu, v)/rate(sheet, v) for k,v in _of_cards.items()})
+
+
 # %% ../nbs/10c_planning.ipynb #10c-067
-launched = ('forward', 'again', 'backward', 'quantized')  # kinds of launches in `step_work`
+launched = ('forward', 'again', 'backward', 'quantized', 'kernels', 'graphs')  # kinds of launches in `step_work`
+
+def busy_and_host(
+    work:dict, # from `step_work`
+    gpu:dict, # a machine, or an offer from `gpu_offers`
+    factors:dict, # from `calibration`
+)->tuple: # seconds of the GPU, seconds of the processor
+    "How long the GPU computes and moves bytes, and how long the processor takes to start it all."
+    m, f = machine_rates(gpu), factors
+    arithmetic = (f['matmul']*work['matmul']/m.matmul_tflops + f['attention']*work['attention']/m.attention_tflops)/1e12
+    moved = f['bytes']*(work['bytes'] + work['update'])/m.copy_gb_s/1e9
+    update = 1e-12*f['update_8bit']*work['update_8bit']  # picoseconds for each weight
+    host = f['host']*(m.op_us*(work['forward'] + work['backward']) + m.again_us*work['again'] + m.quantized_us*work['quantized'])
+    compiled = f['kernel']*m.launch_us*work['kernels'] + f['graph']*m.op_us*work['graphs']
+    return arithmetic + moved + update, 1e-6*(host + compiled) + 1e-3*m.step_ms
 
 def step_seconds(
     work:dict, # from `step_work`
-    gpu:dict, # an offer from `gpu_offers`: its rates
+    gpu:dict, # a machine, or an offer from `gpu_offers`
     factors:dict, # from `calibration`
 )->float: # seconds
-    "Time of one step: its work and a share of its launches, or all the launches if they take longer."
-    rate = 1e12*(gpu.bf16_tflops or gpu.fp16_tflops)
-    busy = (factors['matmul']*work['matmul'] + factors['attention']
-        *work['attention'])/rate + factors['bytes']*work['bytes']/gpu.bandwidth_gb_s/1e9
-    launches = 1e-6*sum(factors[kind]*work[kind] for kind in launched)  # a factor is microseconds for each
-    update = 1e-12*factors['update_8bit']*work['update_8bit']           # picoseconds for each weight
-    return max(busy + factors['waiting']*launches, launches) + update
+    "Time of one step: the GPU's work and a share of the processor's, or all of the processor's if that takes longer."
+    busy, host = busy_and_host(work, gpu, factors)
+    if 'CPU' in gpu['gpu']: return busy + host  # nothing is done at the same time
+    return max(busy + factors['waiting']*host, host)
 
 def fit_speed(
     works:list, # from `step_work`
     seconds:list, # measured
-    gpu:dict, # an offer: the rates of the GPU they were measured on
+    machines:list, # the machine, or the offer, that each was measured on
 )->dict: # factors for `step_seconds`
-    "How far from full speed a GPU and its CPU work: the least relative error over measured steps."
+    "How far from the rates of large products and copies training works: the least relative error over measured steps."
     from scipy.optimize import least_squares
-    if not works or len(works) != len(seconds):
-        raise ValueError(f'{len(works)} works, {len(seconds)} times: give one time for each')
+    if not works or not len(works) == len(seconds) == len(machines):
+        raise ValueError(f'{len(works)} works, {len(seconds)} times, {len(machines)} machines: give one of each')
     for t in seconds: number('seconds', t, 0, above=True)
-    start = dict(matmul=1.6, bytes=1.3, forward=60., again=60., backward=20., quantized=20., waiting=.3, update_8bit=24.)
-    def factors(x):
-        found = dict(zip(start, x))
-        return found | dict(attention=2*found['matmul'])  # too few long rows to tell attention's own
-    def error(x): return [step_seconds(w, gpu, factors(x))/t - 1 for w,t in zip(works, seconds)]
-    scale = list(start.values())
-    return factors(least_squares(error, scale, bounds=(0, math.inf), loss='soft_l1', f_scale=.1, x_scale=scale).x.tolist())
+    start = dict(matmul=1.2, attention=1.2, bytes=1.2, host=1., kernel=2., graph=10., waiting=.3, update_8bit=24.)
+    def error(x): return [step_seconds(w, m, dict(zip(start, x)))/t - 1 for w,m,t in zip(works, machines, seconds)]
+    scale, most = list(start.values()), [3, 3, 3, 3, 10, 40, 1, 100]
+    found = least_squares(error, scale, bounds=(0, most), loss='soft_l1', f_scale=.1, x_scale=scale).x.tolist()
+    return dict(zip(start, found))
+
 
 # %% ../nbs/10c_planning.ipynb #10c-082
 def _checked(lengths):
