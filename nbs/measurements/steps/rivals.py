@@ -35,9 +35,9 @@ def merged(changes): return {k: v for change in changes for k,v in change.items(
 
 best = dict(switches='lean unpacked')
 groups = dict( # how often: the runs, which take turns
-    ample=(2, [unsloth(keep_all, flat), ours(keep_all, graphs, budget(.7), **best), unsloth(keep_all, layers)]),
+    ample=(2, [unsloth(keep_all, flat), ours(keep_all, graphs, budget(.7), **best)]),
     short=(2, [unsloth(its_own, flat, held), ours(keep_all, layers, budget(.1), batch(3), held, switches='lean unpacked costs')]),
-    usual=(1, [ours(), ours(keep_all, layers, budget(.7)), ours(keep_all, layers, budget(.7), **best), ours(keep_all, liger),
+    usual=(1, [unsloth(keep_all, layers), ours(), ours(keep_all, layers, budget(.7)), ours(keep_all, layers, budget(.7), **best), ours(keep_all, liger),
         unsloth(keep_all, graphs)]),
     batches=(1, [unsloth(its_own, flat, batch(8), held), unsloth(its_own, layers, held), ours(layers, batch(8), held, **best),
         unsloth(its_own, flat, batch(2), held), unsloth(its_own, flat, batch(12), held)]),
@@ -243,7 +243,7 @@ if __name__ == '__main__':
     parser.add_argument('--unsloth', type=Path, help="folder with Unsloth's packages")
     parser.add_argument('--libraries', nargs='+', default=['trl', 'unsloth'], choices=['trl', 'unsloth'])
     parser.add_argument('--budget', type=float, default=540., help='no run starts later than this many seconds')
-    parser.add_argument('--longest', type=float, default=150., help='seconds after which a run is given up')
+    parser.add_argument('--longest', type=float, default=200., help='seconds after which a run is given up')
     parser.add_argument('--resume', action='store_true', help='leave out what the table already has')
     parser.add_argument('--tiny', action='store_true', help='a small model and short rows, to try the script out')
     parser.add_argument('--one', help=argparse.SUPPRESS)
