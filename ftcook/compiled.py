@@ -1,4 +1,4 @@
-"""One dial between memory and speed: `torch.compile` on each decoder layer, a budget for what it keeps, and LoRA's sum inside the product.
+"""One dial between memory and speed: `torch.compile` on each decoder layer, a budget for what it keeps, and LoRA's sum in the product.
 
 Docs: https://ftcook.github.io/ftcook/compile.html.md"""
 
@@ -61,7 +61,7 @@ def count_products():
     import bitsandbytes
     stored = torch.ops.bitsandbytes.gemm_4bit
     if stored not in flop_registry: register_flop_formula(stored)(_flops)
-    torch._functorch.config.is_non_builtin_to_include = True
+    if hasattr(torch._functorch.config, 'is_non_builtin_to_include'): torch._functorch.config.is_non_builtin_to_include = True
 
 # %% ../nbs/10d_compile.ipynb #10d-043
 class LoraProduct(torch.autograd.Function):

@@ -9,8 +9,8 @@ from ftcook.runs import Run, run_fields
 here = Path(__file__).parent
 started = time.perf_counter()
 libraries = (*pinned, 'liger-kernel', 'flash-attn', 'triton')
-found_here = ('step_s tokens_per_s peak_allocated_gib peak_reserved_gib busy_s kernels gaps host_s compile_s losses launch_us graphs breaks '
-              'status note seconds').split()
+found_here = ('step_s tokens_per_s peak_allocated_gib peak_reserved_gib busy_s kernels gaps compile_s graphs breaks losses '
+              'launch_us status note seconds').split()
 key = ('gpu', 'switches', *run_fields)
 learned, warm, timed = 20, 5, 10 # steps whose loss is kept, left out, timed
 
@@ -23,7 +23,9 @@ switches = dict(
     unpacked="fused, and weights unpacked by plain PyTorch, compiled",
     autotune='inductor tries out kernels for every product',
     clipless='gradients are not clipped',
-    ints='numbers of a module are not compiled in, so that layers with flash_attention_2 share a compilation')
+    ints='numbers of a module are not compiled in, so that layers with flash_attention_2 share a compilation',
+    apart='attention is left out of the compiled graphs',
+    padded='packed rows are filled up to the same length in every step')
 
 keep_all, again = dict(gradient_checkpointing='none'), dict(gradient_checkpointing='full')
 def compiled(share=1., rows=4, how='layers', **more):
@@ -36,29 +38,29 @@ plan = [ # the most important first
     run(**keep_all), run('lean unpacked', **compiled(.7)),
     run('lean unpacked', **compiled(.7, how='graphs')), run('lean', **compiled(.7)),
     run(**compiled(.7)), run('lean fused', **compiled(.7)), run('nowait unpacked', **compiled(.7)), run('nowait', **compiled(.7)),
-    run('lean unpacked costs', **compiled(.1, 3), **held), run('lean costs', **compiled(.1, 3), **held),
-    run('lean unpacked costs', **compiled(.2, 2), **held), run('lean unpacked', **compiled(.1, 3), **held),
+    run('lean unpacked costs', **compiled(.2), **held), run('lean costs', **compiled(.2), **held),
+    run('lean unpacked costs', **compiled(.15), **held), run('lean unpacked costs', **compiled(.3, 3), **held),
     run('lean unpacked', **compiled(1.)), run('lean unpacked costs', **compiled(.5)), run('lean unpacked costs', **compiled(.3)),
     run('lean unpacked costs', **compiled(.1)),
     run(use_liger_kernel=True, **keep_all), run('lean', use_liger_kernel=True, **keep_all), run(), run('lean unpacked'),
     run(**compiled(.7, how='graphs')), run('lean', **compiled(.7, how='graphs')),
-    run('lean unpacked clipless', **compiled(.7)),
-    run('lean autotune', **compiled(.7)),
+    run('lean unpacked clipless', **compiled(.7)), run('lean autotune', **compiled(.7)),
     run('lean costs', **compiled(.5)), run('lean costs', **compiled(.3)), run('lean costs', **compiled(.1)), run(**compiled(.5)),
     run('lean unpacked', **compiled() | again), run(**compiled() | again),
-    run('lean unpacked', **compiled(.7, 6)), run('lean unpacked', **compiled(.7, 8)), run('lean unpacked', **compiled(.7, 5)),
+    run('lean unpacked', **compiled(.7, 6)), run('lean unpacked', **compiled(.7, 8)),
     run('lean unpacked', **compiled(.7, 1, **long_rows)), run(**compiled(.7, 1, **long_rows)),
-    run('lean unpacked', **compiled(.7, 4, **varied)), run('lean unpacked ints', **compiled(.7, 4, **varied)),
-    run('lean unpacked', **compiled(.7, 2, **twice)),
-    run('lean unpacked', **compiled(.7, 2, how='graphs', **twice)),
+    run('lean unpacked apart padded', **compiled(.7, **varied)), run('apart padded', **compiled(.7, **varied)),
+    run(use_liger_kernel=True, **keep_all, **varied), run('lean unpacked ints padded', **compiled(.7, **varied)),
+    run('lean unpacked', **compiled(.7, 2, **twice)), run('lean unpacked', **compiled(.7, 2, how='graphs', **twice)),
     run('lean unpacked', **compiled(.7, method='lora')), run(**compiled(.7, method='lora')), run(method='lora', **keep_all),
-    run(**compiled(.3)), run(**compiled(.1)), run(**compiled(1.)),
-    run('lean unpacked autotune', **compiled(.7)), run('unpacked', **keep_all), run('lean unpacked costs', **compiled(.05, 4), **held)]
+    run(**compiled(.3)), run(**compiled(.1)), run(**compiled(1.)), run('lean unpacked', **compiled(.7, 5)),
+    run('lean unpacked', **compiled(.2), **held), run('lean unpacked costs', **compiled(.1, 6), **held),
+    run('lean unpacked costs', **compiled(.5, 2), **held), run('lean unpacked autotune', **compiled(.7)), run('unpacked', **keep_all)]
 
 def complete(job): return Run(**{k: v for k,v in job.items() if k != 'switches'})
 def key_of(job): return job['switches'], *complete(job).key()
 
-def make_settings(on):
+def make_settings(run, on):
     "Settings of torch and arguments of the trainer that switches ask for."
     import torch
     if 'autotune' in on: torch._inductor.config.max_autotune_gemm = True
@@ -69,6 +71,11 @@ def make_settings(on):
     args = dict(logging_steps=1, learning_rate=2e-4, lr_scheduler_type='constant')
     if on & {'nowait', 'lean'}: args |= dict(logging_nan_inf_filter=False, accelerator_config=dict(non_blocking=True))
     if 'clipless' in on: args |= dict(max_grad_norm=0.)
+    if 'padded' in on: args |= dict(pad_to_multiple_of=run.tokens)
+    if 'apart' in on:
+        from transformers import AttentionInterface
+        attend = AttentionInterface()[run.attn_implementation]
+        AttentionInterface.register(run.attn_implementation, torch.compiler.disable(attend))
     return args
 
 def lean_loss(model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -113,7 +120,8 @@ def look(profiler, wall):
         if start > end: gaps.append((start - end, last, name))
         busy += max(0, stop - max(start, end))
         if stop > end: end, last = stop, name
-    waits = [f'{sum(g for g,*_ in gaps if low <= g < high)/2e3:.1f} ms from {low} us' for low,high in ((0, 10), (10, 100), (100, 1e9))]
+    def lasting(low, high): return sum(gap for gap,*_ in gaps if low <= gap < high)/2e3
+    waits = [f'{lasting(low, high):.1f} ms from {low} us' for low,high in ((0, 10), (10, 100), (100, 1e9))]
     for gap,before,after in sorted(gaps)[-12:]: print(f'    {gap/1e3:7.2f} ms  {before[:60]} | {after[:60]}', flush=True)
     total = {}
     for start,stop,name in events: total[name[:90]] = total.get(name[:90], 0) + (stop - start)/2e3
@@ -127,7 +135,7 @@ def measure(job, folder):
     from ftcook.runs import random_model, step_trainer
     run, on = complete(job), set(job['switches'].split())
     shown = learned if run.per_device_train_batch_size == 4 and run.lengths == 'fixed' else 4
-    args, watch, cuda = make_settings(on), make_watch(shown), torch.cuda.is_available()
+    args, watch, cuda = make_settings(run, on), make_watch(shown), torch.cuda.is_available()
     torch.manual_seed(0)
     with _memory_limit(run.limit_gib):
         model = random_model(run.config, run.quantize, run.dtype, run.attn_implementation)
@@ -192,6 +200,6 @@ if __name__ == '__main__':
     for job in jobs:
         left = args.budget - (time.perf_counter() - started)
         if key_of(job) in there or left < 60: continue
-        most = min(left, 300 if 'autotune' in job['switches'] else 150)
+        most = min(left, 300 if {'autotune', 'ints'} & {*job['switches'].split()} else 170)
         why = run_apart([sys.executable, __file__, '--out', str(args.out), '--job', json.dumps(job)], most)
         if why and key_of(job) not in known_rows(args.out, key[1:]): keep(args.out, job, dict(status='error', note=why))
