@@ -33,19 +33,20 @@ def ours(*changes, switches=''): return 'trl', switches, merged(changes) # switc
 def unsloth(*changes): return 'unsloth', '', merged(changes)
 def merged(changes): return {k: v for change in changes for k,v in change.items()}
 
-best = dict(switches='lean unpacked')
+best = dict(switches='nowait unpacked')
 groups = dict( # how often: the runs, which take turns
-    ample=(2, [unsloth(keep_all, flat), ours(keep_all, graphs, budget(.7), **best)]),
-    short=(2, [unsloth(its_own, flat, held), ours(keep_all, layers, budget(.1), batch(3), held, switches='lean unpacked costs')]),
-    usual=(1, [unsloth(keep_all, layers), ours(), ours(keep_all, layers, budget(.7)), ours(keep_all, layers, budget(.7), **best), ours(keep_all, liger),
+    ample=(2, [unsloth(keep_all, flat), ours(keep_all, layers, budget(.7), **best), unsloth(keep_all, layers)]),
+    short=(2, [unsloth(its_own, flat, held), ours(keep_all, layers, budget(.1), held, **best),
+        ours(keep_all, layers, budget(.1), batch(3), held, switches='nowait unpacked costs')]),
+    usual=(1, [ours(), ours(keep_all, layers, budget(.7)), ours(keep_all, liger), ours(keep_all, graphs, budget(.7)),
         unsloth(keep_all, graphs)]),
-    batches=(1, [unsloth(its_own, flat, batch(8), held), unsloth(its_own, layers, held), ours(layers, batch(8), held, **best),
-        unsloth(its_own, flat, batch(2), held), unsloth(its_own, flat, batch(12), held)]),
+    batches=(1, [unsloth(its_own, flat, batch(8), held), unsloth(its_own, layers, held), unsloth(its_own, flat, batch(2), held),
+        ours(layers, batch(8), held, **best), unsloth(its_own, flat, batch(12), held)]),
     long=(1, [unsloth(long_rows, keep_all, flat), ours(long_rows, keep_all, layers, budget(.7), **best),
         unsloth(long_rows, keep_all, layers), ours(long_rows), unsloth(long_rows, its_own, flat)]),
-    headline=(2, [ours(varied), ours(varied, keep_all, packed, flash, liger, batch(8)), ours(varied, batch(16))]),
+    headline=(2, [ours(varied), ours(varied, keep_all, packed, flash, liger, batch(8))]),
     varied=(1, [unsloth(varied, keep_all, packed), ours(varied, keep_all, packed, flash, liger),
-        unsloth(varied, keep_all, flat), ours(varied, keep_all, packed, flash, layers, budget(.7), switches='lean unpacked ints'),
+        unsloth(varied, keep_all, flat), ours(varied, keep_all, packed, flash, layers, budget(.7), switches='nowait unpacked ints'),
         ours(varied, keep_all, liger)]))
 
 def plan(names, **smaller):
