@@ -45,9 +45,9 @@ groups = dict( # how often: the runs, which take turns
     long=(1, [unsloth(long_rows, keep_all, flat), ours(long_rows, keep_all, layers, budget(.7), **best),
         unsloth(long_rows, keep_all, layers), ours(long_rows), unsloth(long_rows, its_own, flat)]),
     headline=(2, [ours(varied), ours(varied, keep_all, packed, flash, liger, batch(8))]),
-    varied=(1, [unsloth(varied, keep_all, packed), ours(varied, keep_all, packed, flash, liger),
-        unsloth(varied, keep_all, flat), ours(varied, keep_all, packed, flash, layers, budget(.7), switches='nowait unpacked ints'),
-        ours(varied, keep_all, liger)]))
+    varied=(1, [unsloth(varied, keep_all, packed),
+        ours(varied, keep_all, packed, flash, layers, budget(.7), switches='nowait unpacked ints'),
+        unsloth(varied, keep_all, flat), ours(varied, keep_all, packed, flash, liger), ours(varied, keep_all, liger)]))
 
 def plan(names, **smaller):
     "Library, switches, turn and run of everything in the groups, turn by turn."
