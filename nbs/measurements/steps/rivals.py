@@ -102,7 +102,7 @@ def trl_trainer(run, settings, callbacks, on):
     model = AutoModelForCausalLM.from_pretrained(folder_of(run), dtype=run.dtype, attn_implementation=run.attn_implementation,
         device_map={'': device()})
     if device() == 'cpu' and run.quantize.startswith('nf4'): trainable_on_cpu(model)
-    settings |= make_settings(on) if on else {}
+    settings |= make_settings(run, on) if on else {}
     trainer = step_trainer(run, settings.pop('output_dir'), model, rows_of(run), callbacks, **settings)
     if 'lean' in on: trainer.compute_loss = lean_loss
     if on & {'fused', 'unpacked'}:
