@@ -7,6 +7,7 @@ without a look at the loss, one more is profiled. Unsloth's packages ask for old
 folder (`pip install --target`) that only its own processes see; without `--unsloth` they are taken from the environment."""
 import argparse, json, os, sys, tempfile, time
 from pathlib import Path
+if 'one' in sys.argv[1:2] and json.loads(sys.argv[-1])[0] == 'unsloth': import unsloth # noqa: E402, F401 (it wants to be first)
 from ftcook.bench import device_name, known_rows, label, merge_rows, pinned, run_apart
 from ftcook.runs import Run, run_fields
 
@@ -35,7 +36,7 @@ def merged(changes): return {k: v for change in changes for k,v in change.items(
 
 best = dict(switches='nowait unpacked')
 groups = dict( # how often: the runs, which take turns
-    ample=(2, [unsloth(keep_all, flat), ours(keep_all, layers, budget(.7), **best), unsloth(keep_all, layers)]),
+    ample=(2, [unsloth(keep_all, layers), ours(keep_all, layers, budget(.7), **best), unsloth(keep_all, flat)]),
     short=(2, [unsloth(its_own, flat, held), ours(keep_all, layers, budget(.1), held, **best),
         ours(keep_all, layers, budget(.1), batch(3), held, switches='nowait unpacked costs')]),
     usual=(1, [ours(), ours(keep_all, layers, budget(.7)), ours(keep_all, liger), ours(keep_all, graphs, budget(.7)),
@@ -187,7 +188,6 @@ def busy(profile, found):
 def measure(library, switches, run):
     "One run, in this process."
     start, found = time.perf_counter(), {}
-    if library == 'unsloth': import unsloth # noqa: F401 (it wants to be first)
     import torch
     from ftcook.memory import GiB, _memory_limit, _peaks, launch_us
     from ftcook.runs import is_oom
@@ -234,10 +234,17 @@ def environment(library, run, folder):
 
 def run_one(what, switches, turn, run, args, seconds):
     "A process of its own: makes the model, or measures a run and keeps its row. Why it failed, if it did."
-    command = [sys.executable, __file__, '--out', str(args.out), '--one', json.dumps([what, switches, turn, run.to_dict()])]
+    command = [sys.executable, __file__, 'one', str(args.out), json.dumps([what, switches, turn, run.to_dict()])]
     return run_apart(command, seconds, env=environment(what, run, args.unsloth))
 
+def child(out, job):
+    "What a process of its own does."
+    library, switches, turn, run = job
+    if library == 'make': make_model(Run(**run))
+    else: keep(out, library, switches, turn, Run(**run), measure(library, switches, Run(**run)))
+
 if __name__ == '__main__':
+    if 'one' in sys.argv[1:2]: sys.exit(child(Path(sys.argv[2]), json.loads(sys.argv[3])))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--groups', nargs='+', default=[*groups], choices=[*groups])
     parser.add_argument('--out', type=Path, default=here/'rivals.csv')
@@ -247,13 +254,7 @@ if __name__ == '__main__':
     parser.add_argument('--longest', type=float, default=200., help='seconds after which a run is given up')
     parser.add_argument('--resume', action='store_true', help='leave out what the table already has')
     parser.add_argument('--tiny', action='store_true', help='a small model and short rows, to try the script out')
-    parser.add_argument('--one', help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one:
-        library, switches, turn, run = json.loads(args.one)
-        if library == 'make': make_model(Run(**run))
-        else: keep(args.out, library, switches, turn, Run(**run), measure(library, switches, Run(**run)))
-        sys.exit()
     smaller = dict(model=tiny_model(), per_device_train_batch_size=2, max_length=64, limit_gib=0) if args.tiny else {}
     jobs = [job for job in plan(args.groups, **smaller) if job[0] in args.libraries]
     there = known_rows(args.out, key[1:]) if args.resume else set()
