@@ -240,6 +240,13 @@ def _estimate(args):
         found = estimate(args.model, gpu=gpu, **chosen)
         print(_json(found.to_dict()) if args.json else found)
 
+def _calibrate(args):
+    quiet()
+    from ftcook.machine import calibrate
+    found = calibrate(args.out)
+    print(_json(found))
+    print(f'Kept in {args.out}; give it to `ftcook estimate` as --gpu {args.out}.', file=sys.stderr)
+
 # Short names on the command line for the arguments of trl, peft and transformers.
 _run_options = dict(rank='r', quant='quantize', dtype='dtype', checkpointing='gradient_checkpointing',
                     attention='attn_implementation', optimizer='optim', seq='max_length',
@@ -313,7 +320,8 @@ def _estimate_options(add):
     p = add('estimate', _estimate, 'memory, time and cost of a training run')
     p.add_argument('model', help='such as mistral-7b, a folder, or a hub id')
     p.add_argument('--method', default='qlora', help='full, lora, qlora or dpo (default: %(default)s)')
-    p.add_argument('--gpu', help="one of the price list, all, or a memory such as '24 GB' (default: L40S)")
+    p.add_argument('--gpu', 
+        help="one of the price list, all, a memory such as '24 GB', or the file of `calibrate` (default: L40S)")
     p.add_argument('--memory', type=float, metavar='GB', help='of a GPU that has no name here; instead of --gpu')
     for name,field in _run_options.items():
         kind, names = int if name in ('rank', 'seq', 'batch', 'accumulation') else str, dict.fromkeys((f'--{name}', f'--{field}'))
@@ -326,6 +334,9 @@ def _estimate_options(add):
     p.add_argument('--trace', action='store_true', 
         help='trace the real model on fake tensors: slower than the formula, and for any architecture')
     p.add_argument('--json', action='store_true', help='print the estimate as JSON')
+
+    p = add('calibrate', _calibrate, 'measure this card and its host in less than a minute, for `estimate --gpu FILE`')
+    p.add_argument('out', nargs='?', default='machine.json', help='where to keep the numbers (default: %(default)s)')
 
 def _train_options(add):
     p = add('train', _train, 'check, split, train and score what a recipe describes; goes on after a kill', bars=True)

@@ -16,7 +16,9 @@ from fastcore.basics import AttrDict
 from .bench import measurement, read_table
 from .data.check import read_rows
 from .limits import fenced, limits
-from .planning import (Formula, GiB, bytes_of, calibration, fit_speed, formula_peak, gpu_offers, like_llama, step_seconds,
+from .machine import held_out, measured_machines
+from .planning import (Formula, GiB, bytes_of, calibration, fit_speed, formula_peak, gpu_offers, like_llama,
+    read_machine, step_seconds,
     step_work, useful_share)
 from .runs import Run, comparable_runs, left_over, random_model, run_fields
 from .runtime import brief, load_tokenizer, match_name, number, one_of, palette
@@ -218,12 +220,19 @@ def _remedies(run, capacity, cal, cards, count):
 def _card(gpu, offers):
     "The GPU of the table that is meant, by its name there or by the longer one that its driver gives it."
     if not isinstance(gpu, str):
-        raise ValueError(f"gpu={brief(gpu)}: use a name of the price table, such as 'L40S', or a memory, such as '24 GB'")
+        raise ValueError(f"gpu={brief(gpu)}: use a name of the price table, such as 'L40S', a memory, such as '24 GB', "
+            'or a file of `ftcook calibrate`')
+    if gpu.endswith('.json'): return _machine(read_machine(gpu), offers)
     if size := re.fullmatch(r'\s*([0-9]+\.?[0-9]*)\s*(gi?b?)?\s*', gpu, re.IGNORECASE): return _any_card(*size.groups())
     def plain(text): return ''.join(c for c in text.lower() if c.isalnum())
     within = [o.gpu for o in offers if plain(o.gpu) in plain(gpu)]
     name = max(within, key=len) if within else match_name(gpu, dict.fromkeys(o.gpu for o in offers), 'GPU')
     return next(o for o in offers if o.gpu == name)
+
+def _machine(machine, offers):
+    "A measured machine, with what the price table has of its card."
+    offer = next((o for o in offers if o.gpu in machine.gpu), AttrDict(gpu=machine.gpu, memory_gb=0, bf16_tflops=1.))
+    return AttrDict(offer | machine, gpu=offer.gpu, usable_gib=machine.memory_gib)
 
 def _any_card(size, unit):
     "A GPU of which only the memory is known: GiB as torch reports it, or GB as on the box."
@@ -250,9 +259,10 @@ def _own_prices(prices, offers):
 # %% ../nbs/11b_cost.ipynb #11b-038b
 def _notes(run, spec, cal, peft_config):
     "What the reader of an estimate has to know."
-    if not spec.get('bandwidth_gb_s'): yield 'Time and cost need the name of a GPU.'
-    elif spec.gpu != cal.gpu:
-        yield f'The time is carried over from runs on {cal.gpu} by data-sheet rates; on {spec.gpu} nothing was measured.'
+    if spec.get('op_us') is not None: yield f'The time is for this machine, as `ftcook calibrate` found it on {spec.date}.'
+    elif not spec.get('bandwidth_gb_s'): yield 'Time and cost need the name of a GPU.'
+    else: yield ('The time is carried over by data-sheet rates, with the processor that was measured for the course; '
+        '`ftcook calibrate` on your machine makes it yours.')
     if spec.get('fp16_tflops') and not spec.bf16_tflops:
         yield f'{spec.gpu} has no bfloat16: train with fp16=True, whose rate was used.'
     targets = getattr(peft_config, 'target_modules', 'all-linear')
@@ -278,7 +288,7 @@ def _estimate(name, run, spec, offers, own_prices, tokens, cal, depth, peft_conf
     gib, reserved, work = counted
     needed, capacity = reserved + cal.context_gib, _capacity(spec)
     bigger = [gpu for _,gpu in sorted({(o.memory_gb, o.gpu) for o in offers if _capacity(o) >= needed})]
-    step = step_seconds(work, spec, cal) if spec.get('bandwidth_gb_s') else None
+    step = step_seconds(work, spec, cal) if spec.get('bandwidth_gb_s') or spec.get('op_us') else None
     speed = step and run.tokens*run.gradient_accumulation_steps/step
     hours = tokens and speed and tokens/speed/3600
     found = _offers([o for o in offers if o.gpu == spec.gpu], own_prices.get(spec.gpu))
@@ -479,8 +489,9 @@ def _line(x, y):
 def fit_calibration(
     measured:str|Path|None=None, # by default nbs/measurements/steps/training.csv, which only a checkout has
     traced:str|Path|None=None, # by default nbs/measurements/cost/estimates.csv
+    machines:str|Path|None=None, # by default nbs/measurements/steps/machines.csv
 )->dict: # a row of calibration.csv
-    "Fit what no formula knows, on the rows marked `fit` alone."
+    "Fit what no formula knows, on the rows marked `fit` and the machines that are not held out."
     rows = read_table(traced or measurement('cost/estimates.csv'))
     traces = {tuple(row[k] for k in run_fields): float(row['traced_gib']) for row in rows}
     rows = [(row, run) for row,run in comparable_runs(measured) if row['split'] == 'fit' and row['status'] == 'ok']
@@ -489,10 +500,11 @@ def fit_calibration(
     peaks, held = ([float(row[k]) - left_over(row) for row,_ in rows] for k in ('peak_allocated_gib', 'peak_reserved_gib'))
     workspace = statistics.median(peak - traces[run.key()] for peak,(_,run) in zip(peaks, rows))
     slack, slack_gib = _line(peaks, [h - p for h,p in zip(held, peaks)])
-    factors = fit_speed([step_work(run) for _,run in rows], [float(row['step_s']) for row,_ in rows], gpu)
+    timed = [o for o in measured_machines(machines) if o[0]['machine'] not in held_out]
+    factors = fit_speed([step_work(run) for _,run,_ in timed], [float(row['step_s']) for row,*_ in timed], [m for *_,m in timed])
     return dict(gpu=gpu.gpu, **{k: round(v, 4) for k,v in factors.items()}, slack=round(slack, 5), slack_gib=round(slack_gib, 4),
         workspace_mib=round(1024*workspace), context_gib=statistics.median(float(row['context_gib']) for row,_ in rows),
-        runs=len(rows), versions=first['versions'], date=first['date'])
+        runs=len(rows), timed=len(timed), versions=first['versions'], date=first['date'])
 
 # %% ../nbs/11b_cost.ipynb #11b-082
 def with_interruptions(

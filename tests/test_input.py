@@ -78,7 +78,7 @@ arguments = [
     (partial(checkpointed, run), 'layers', (0, 1.5)), (partial(step_work, run), 'rows', ([0], [-1], [nan])),
     (partial(useful_share, batch=4), 'lengths', ([], [0], [1.5])), (partial(useful_share, [1, 2]), 'batch', (0, 1.5)),
     (partial(token_seconds, run, gpu=h100, factors=calibration()), 'lengths', ([], [0])),
-    (partial(fit_speed, [step_work(run)], gpu=h100), 'seconds', ([], [0], [nan])),
+    (partial(fit_speed, [step_work(run)], machines=[h100]), 'seconds', ([], [0], [nan])),
     (launch_us, 'n', (0, 1.5)), (word_tokenizer, 'words', (0, 3)),
     (partial(row_lengths, longest=9, rows=2), 'lengths', ('exponential-0', 'normal')),
     (partial(row_lengths, 'fixed', rows=2), 'longest', (0,)), (partial(row_lengths, 'fixed', 9), 'rows', (-1, 1.5)),
@@ -143,7 +143,7 @@ def test_a_table_of_prices_is_examined(tmp_path, change):
 def test_a_calibration_is_examined(tmp_path):
     path, good = tmp_path/'mine.csv', calibration()
     with pytest.raises(FileNotFoundError, match='fit_calibration'): calibration(path)
-    for change in (dict(matmul='nan'), dict(slack=-1), dict(bytes='fast'), dict(forward='')):
+    for change in (dict(matmul='nan'), dict(slack=-1), dict(bytes='fast'), dict(host='')):
         bench.merge_rows(path, [good | change], ('gpu',))
         assert 'mine.csv, line 2' in refused(calibration, path)
 

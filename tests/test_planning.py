@@ -1,9 +1,11 @@
 """The formulas: each term pinned where a term can be seen alone, and `fastest` chooses what fits and says what does not."""
+import json
 from dataclasses import replace
 import pytest
+from fastcore.basics import AttrDict
 from transformers import AutoConfig
 from ftcook.planning import (GiB, calibration, checkpointed, fastest, fixed_bytes, fit_speed, formula_peak, gpu_offers,
-    layer_sizes, peak_gib,
+    layer_sizes, machine_rates, peak_gib, read_machine,
     saved_per_token, step_moments, step_seconds, step_work, token_seconds, useful_share)
 from ftcook.runs import Run
 
@@ -80,25 +82,59 @@ def h100(): return next(o for o in gpu_offers() if o.gpu == 'H100')
 
 def test_work_of_a_step():
     work, more = step_work(run()), step_work(run(gradient_accumulation_steps=3))
-    assert all(more[k] == pytest.approx(3*v) for k,v in work.items() if k != 'update_8bit')
+    assert all(more[k] == pytest.approx(3*v) for k,v in work.items() if not k.startswith('update'))
+    assert more['update'] == work['update']
     assert step_work(run(), [512]*2) == work and step_work(run(), [1024])['attention'] == 2*work['attention']
     assert step_work(run(method='full', optim='adamw_8bit'))['update_8bit'] == fixed_bytes(run(method='full'))['gradients']/2
 
+def test_work_of_compiled_layers():
+    def work(**how): return step_work(run(gradient_checkpointing='none', **how))
+    plain, layers, less, graphs = work(), work(compiled='layers'), work(compiled='layers', activation_memory_budget=.1), \
+        work(compiled='graphs')
+    assert not any(layers[k] for k in ('forward', 'again', 'backward', 'quantized')) and not plain['kernels'] + plain['graphs']
+    assert 0 < layers['kernels'] < plain['forward'] + plain['backward'] and layers['bytes'] < plain['bytes']
+    assert plain['matmul'] == layers['matmul'] < less['matmul'] < step_work(run())['matmul']
+    assert graphs['kernels'] == 0 and graphs['graphs'] == 2*run().config.num_hidden_layers
+
+machine = dict(gpu='H100', matmul_tflops=500, attention_tflops=250, copy_gb_s=2000, launch_us=5, op_us=10, again_us=20,
+    quantized_us=50, step_ms=0)
+factors = dict(matmul=1, attention=1, bytes=1, host=1, kernel=1, graph=1, waiting=0, update_8bit=0)
+nothing = dict.fromkeys(step_work(run()), 0)
+
 def test_time_is_work_or_launches():
-    factors = dict(matmul=1, attention=1, bytes=1, forward=1, again=1, backward=1, quantized=1, waiting=0, update_8bit=0)
-    work = dict(matmul=989e12, attention=0, bytes=0, forward=1e5, again=0, backward=0, quantized=0, update_8bit=1e12)
-    # a second of work hides a tenth of launches
-    assert step_seconds(work, h100(), factors) == pytest.approx(1)
-    assert step_seconds(work, h100(), factors | dict(waiting=.5)) == pytest.approx(1.05)
-    assert step_seconds(work, h100(), factors | dict(forward=20)) == pytest.approx(2)         # two seconds of launches
-    assert step_seconds(work, h100(), factors | dict(update_8bit=1)) == pytest.approx(2)
+    def seconds(m=machine, **more): return step_seconds(nothing | dict(matmul=500e12, forward=1e4), AttrDict(m), factors | more)
+    assert seconds() == pytest.approx(1)                       # a second of work hides a tenth of launches
+    assert seconds(waiting=.5) == pytest.approx(1.05)
+    assert seconds(host=20) == pytest.approx(2)                # two seconds of launches
+    assert seconds(machine | dict(op_us=200)) == pytest.approx(2)
+    assert seconds(machine | dict(gpu='2 CPU cores')) == pytest.approx(1.1)  # nothing at the same time
+    one_second = dict(attention=250e12, bytes=2e12, update=2e12, forward=1e5, backward=1e5, again=5e4, quantized=2e4, kernels=2e5,
+        graphs=1e5)
+    for kind,amount in one_second.items():
+        assert step_seconds(nothing | {kind: amount}, AttrDict(machine), factors) == pytest.approx(1), kind
+
+def test_a_machine_is_read_and_examined(tmp_path):
+    path = tmp_path/'machine.json'
+    path.write_text(json.dumps(machine))
+    assert read_machine(path) == machine and machine_rates(read_machine(path)) == machine
+    for wrong in ([], dict(machine, gpu=3), dict(machine, op_us=-1), dict(machine, copy_gb_s=0), dict(machine, step_ms='fast')):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match='machine.json'): read_machine(path)
+
+def test_a_card_that_was_not_measured_has_the_rates_of_its_data_sheet():
+    known, card = read_machine(), next(o for o in gpu_offers() if o.gpu == 'A100')
+    rates = machine_rates(card)
+    assert rates.copy_gb_s/known.copy_gb_s == pytest.approx(card.bandwidth_gb_s/h100().bandwidth_gb_s)
+    assert rates.matmul_tflops/known.matmul_tflops == pytest.approx(card.bf16_tflops/h100().bf16_tflops)
+    assert rates.op_us == known.op_us and machine_rates(h100()).matmul_tflops == pytest.approx(known.matmul_tflops)
+    assert machine_rates(next(o for o in gpu_offers() if o.gpu == 'T4')).matmul_tflops > 0
 
 def test_fit_finds_the_factors():
     runs = [run(gradient_checkpointing=c, per_device_train_batch_size=b, method=m, optim=o) for c in ('none', 'full')
         for b in (1, 64, 512)
         for m,o in (('qlora', 'adamw_torch'), ('lora', 'adamw_torch'), ('full', 'adamw_8bit'))]
     works, cal = [step_work(r) for r in runs], calibration()
-    fitted = fit_speed(works, [step_seconds(w, h100(), cal) for w in works], h100())
+    fitted = fit_speed(works, [step_seconds(w, h100(), cal) for w in works], [h100()]*len(works))
     assert max(abs(step_seconds(w, h100(), fitted)/step_seconds(w, h100(), cal) - 1) for w in works) < .05
 
 def test_padding():
