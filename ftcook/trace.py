@@ -31,7 +31,7 @@ from trl.kernels import chunked_logprob
 from trl.models.selective_activation_checkpointing import enable_selective_activation_checkpointing
 from trl.trainer import utils as trl_utils
 from .lora import lora_config
-from .partition import compiled_kernels, cudnn_attention, gpu_autocast, partitions, play_layers
+from .partition import graph_kernels, cudnn_attention, gpu_autocast, partitions, play_layers
 from .planning import bytes_of, launched, optimizer_bytes, paged_from
 from .runs import Run, random_model
 from .runtime import number, one_of
@@ -164,7 +164,7 @@ gpu_kernels = {  # what stands in for an operation while a step is traced
     _aten.index.Tensor: _rows,
     _aten.masked_select.default: _selected,
     _aten.masked_scatter_backward.default: _scattered,
-    _aten._local_scalar_dense.default: _any_number} | compiled_kernels
+    _aten._local_scalar_dense.default: _any_number} | graph_kernels
 
 # %% ../nbs/11a_trace.ipynb #11a-035
 def _gpu_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, **kwargs):
