@@ -15,7 +15,7 @@ here = Path(__file__).parent
 started = time.perf_counter()
 libraries = (*pinned, 'liger-kernel', 'flash-attn', 'unsloth', 'unsloth-zoo', 'xformers', 'triton')
 measured = ('step_s tokens_per_s step_tokens steps peak_allocated_gib peak_reserved_gib weights_gib trainable adapter_dtype '
-            'launch_us launches busy_s busy_tokens losses status note seconds').split()
+            'launch_us kernels busy_s busy_tokens losses status note seconds').split()
 key = ('gpu', 'library', 'turn', *run_fields)
 learned, warm, timed, profiled = 20, 2, 10, 2 # steps whose losses are kept, left out, timed, profiled
 
@@ -174,7 +174,7 @@ def busy(profile, tokens, found):
     for start,stop,name in events: # copies run beside kernels: no moment counts twice
         us, end = us + max(0., stop - max(start, end)), max(end, stop)
         total[name] = total.get(name, 0) + (stop - start)
-    found.update(launches=len(events)//profiled, busy_s=round(us/1e6/profiled, 4), busy_tokens=round(tokens/profiled, 1))
+    found.update(kernels=len(events)//profiled, busy_s=round(us/1e6/profiled, 4), busy_tokens=round(tokens/profiled, 1))
     longest = sorted(total, key=total.get)[:-15:-1]
     print(f'GPU busy {us/1e3/profiled:.0f} ms a step of {1e3*found["step_s"]:.0f}',
         *(f'{total[name]/1e3/profiled:8.1f} ms  {name[:100]}' for name in longest), sep='\n  ', flush=True)
