@@ -12,9 +12,10 @@ def settings(library, limit, compiled=None):
     "Tokens per second over the turns, and the peak, of each setting that was measured."
     found = defaultdict(list)
     for r in rows:
-        right = r['library'] == library and r['limit_gib'] == limit and (compiled is None or (r['compiled'] != 'none') == compiled)
-        if right: found[tuple(r[k] for k in chosen)].append(r)
-    return [(mean([float(r['tokens_per_s']) for r in rs]), max(float(r['peak_allocated_gib']) for r in rs)) for rs in found.values()]
+        right = compiled is None or (r['compiled'] != 'none') == compiled
+        if right and (r['library'], r['limit_gib']) == (library, limit): found[tuple(r[k] for k in chosen)].append(r)
+    def numbers(rows, column): return [float(r[column]) for r in rows]
+    return [(mean(numbers(rs, 'tokens_per_s')), max(numbers(rs, 'peak_allocated_gib'))) for rs in found.values()]
 
 def test_without_a_limit_as_fast_as_unsloth_in_no_more_memory():
     rival, room = max(settings('unsloth', '0'))
