@@ -17,7 +17,7 @@ from fastcore.nbio import md_frontmatter, mk_cell, read_nb, write_nb
 from fastcore.xtras import working_directory
 from .outputs import write_output
 from .pages import aligned, card, figures, folded, grey, kind, lines_of, linked, search_index, signature
-from .runtime import Markdown, course_parts, model_package, palette, plot_style, repository, table, timing
+from .runtime import Markdown, course_parts, details, model_package, palette, plot_style, repository, table, timing
 from nbdev.config import create_output, get_config
 from nbdev.doclinks import NbdevLookup
 from nbdev.process import Processor
@@ -261,7 +261,7 @@ def house(
     rows = [(f'`{name}`', page(m['notebook']), m['lines'], ', '.join(m['imports']) or '–') for name,m in found.items()]
     notebooks, lines = sum(bool(m['notebook']) for m in found.values()), sum(m['lines'] for m in found.values())
     total = ('**all**', f'{notebooks} notebooks', lines, '')
-    return Markdown(table([('module', 'page', 'lines', 'imports'), *rows, total]))
+    return Markdown(details('The same in figures', table([('module', 'page', 'lines', 'imports'), *rows, total])))
 
 def plot_house(
     package:str|Path|None=None, # the package's folder; by default that of this project

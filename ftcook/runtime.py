@@ -6,11 +6,11 @@ Docs: https://ftcook.github.io/ftcook/setup.html.md"""
 
 # %% auto #0
 __all__ = ['libraries', 'unasked', 'knobs', 'model_package', 'shapes', 'all_shapes', 'palette', 'versions', 'no_telemetry',
-           'quiet', 'table', 'Machine', 'attention_implementations', 'machine', 'SettingsError', 'default_profile',
-           'load_settings', 'brief', 'number', 'one_of', 'cache_folder', 'embedded_model', 'match_name',
-           'keep_freed_memory', 'model_path', 'load_pretrained', 'load_tokenizer', 'find_model', 'model_config', 'chat',
-           'repository', 'run_folder', 'metrics_file', 'record', 'plot_style', 'Markdown', 'timing', 'Part',
-           'course_parts', 'find_part']
+           'quiet', 'table', 'details', 'Machine', 'attention_implementations', 'machine', 'SettingsError',
+           'default_profile', 'load_settings', 'brief', 'number', 'one_of', 'cache_folder', 'embedded_model',
+           'match_name', 'keep_freed_memory', 'model_path', 'load_pretrained', 'load_tokenizer', 'find_model',
+           'model_config', 'chat', 'repository', 'run_folder', 'metrics_file', 'record', 'plot_style', 'Markdown',
+           'timing', 'Part', 'course_parts', 'find_part']
 
 # %% ../nbs/00_setup.ipynb #00-009
 import configparser, csv, importlib.metadata, importlib.util, json, numbers, os, platform, re, reprlib, shutil, sys
@@ -72,6 +72,13 @@ def table(
     def line(row): return '| ' + ' | '.join(str(o) for o in row) + ' |'
     head, *body = rows
     return '\n'.join([line(head), line(['---']*len(head)), *map(line, body)])
+
+def details(
+    title:str, # what stays to be seen
+    text:str, # Markdown
+)->str:
+    "Markdown that opens with a click on its title."
+    return f'<details><summary>{title}</summary>\n\n{text}\n\n</details>'
 
 # %% ../nbs/00_setup.ipynb #00-019
 @dataclass

@@ -305,14 +305,14 @@ def _why(text, ended, error):
 class Line:
     "One line of a JSONL file."
     number: int # 1 is the first
-    raw: bytes # as in the file; of an over-long line the beginning
+    raw: bytes # as in the file; of an over-long line, or of what is no JSONL, the beginning
     given: object=None # the row as it stands there
     row: dict|None=None # in conversational format; None where there is none
     format: str|None=None # key of `formats`
     text: bytes=b'' # the row as JSON: the line itself where it needed no conversion
     problems: list=field(default_factory=list) # of `Problem`
     status: str='rejected' # 'kept', 'rejected' or 'blank'
-    rest: object=() # an over-long line's remaining pieces
+    rest: object=() # the remaining pieces
 
 # %% ../../nbs/01a_data_check.ipynb #01a-b04
 def _remarks(row, made, name):
@@ -389,12 +389,14 @@ def _rest(f, max_bytes):
 def read_rows(
     path:str|Path, # a JSONL file
     max_bytes:int=2**20, # report a longer line as `too_long`
-): # yields a `Line` for every line of the file
+): # yields a `Line` for every line of the file; one for all of a file that is no JSONL
     "Each line of a JSONL file with what is wrong with it, in constant memory."
     if not 1 <= max_bytes <= 2**31: raise ValueError(f'max_bytes is {max_bytes}; it must be from 1 to {2**31:,}')
     together, offset = _Together(), 0
     with open(path, 'rb', buffering=2**20) as f:
-        other = recognise(f.peek(head_bytes)[:head_bytes], str(path)) # a kind of file that is no JSONL
+        if other := recognise(f.peek(head_bytes)[:head_bytes], str(path)): # no JSONL: one problem, however many lines it seems
+            yield Line(1, f.readline(max_bytes + 1), problems=[Problem(*other, 1)], rest=iter(lambda: f.read(max_bytes), b''))
+            return
         for number in itertools.count(1):
             if not (raw := f.readline(max_bytes + 1)): return
             if len(raw) > max_bytes and not raw.endswith(b'\n'):
@@ -402,7 +404,7 @@ def read_rows(
                 yield Line(number, raw, problems=[Problem('too_long', f'more than {max_bytes:,} bytes', number)], rest=rest)
                 for _ in rest: pass # where the caller left it unread
                 continue
-            line = Line(number, raw, problems=[Problem(*other, number)]) if other else _read_line(number, raw)
+            line = _read_line(number, raw)
             if line.status == 'kept': together.see(line, offset)
             offset += len(raw)
             yield line

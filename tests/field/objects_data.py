@@ -1,5 +1,5 @@
 "Python objects that people hand to the doctor: rows, data sets, and functions that make them."
-import json
+import json, tempfile
 from functools import partial
 from pathlib import Path
 
@@ -38,3 +38,12 @@ def splits(**parts):
 
 def b78(): return splits(train=rows('h76')[:10], test=rows('h76')[10:])
 def b79(): return splits(test=rows('h76')[:4], train=rows('h76'))
+
+large = tempfile.TemporaryDirectory() # until the end of the process
+
+def b15():
+    "A file with one line of 50 MB."
+    file = Path(large.name)/'data.jsonl'
+    turns = [dict(role='user', content='a'*50_000_000), dict(role='assistant', content='b')]
+    file.write_text(json.dumps(dict(messages=turns)) + '\n')
+    return file

@@ -12,7 +12,7 @@ def last_error(log):
     base = getattr(__builtins__, name, None) if not isinstance(__builtins__, dict) else __builtins__.get(name)
     return (base or type(name, (Exception,), {}))(said.strip())
 
-def c36dx(): return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+def c36d(): return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 def __getattr__(name):
     "Of a case that ends in x: the error of the log without it."

@@ -1,12 +1,13 @@
 """Trainers as people build them, each before its first step."""
-import tempfile
+import random, tempfile
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from tokenizers.processors import TemplateProcessing
 from transformers import (AutoTokenizer, DataCollatorWithPadding, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification,
-    Trainer, TrainingArguments, default_data_collator)
+    PrinterCallback, Trainer, TrainingArguments, default_data_collator)
 from trl import (DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig,
     SFTTrainer)
+from ftcook.doctor.callback import watched
 from ftcook.doctor.toy import calm
 from ftcook.runtime import model_path, quiet
 quiet()
@@ -45,11 +46,18 @@ def plain(data, **more): return Trainer(toy(), args(TrainingArguments), train_da
     processing_class=tokenizer(), **more)
 def kto(label): return KTOTrainer(toy(), ref_model=toy(), args=args(KTOConfig, per_device_train_batch_size=4),
     train_dataset=judged(label), processing_class=tokenizer())
-def grpo(**more):
-    def reward(completions, **kwargs): return [float(len(c[0]['content'])) for c in completions]
+def lengths(completions, **kwargs): return [float(len(c[0]['content'])) for c in completions]
+def grpo(reward=lengths, **more):
     given = dict(per_device_train_batch_size=4, num_generations=4, max_completion_length=8) | more
     return GRPOTrainer(toy(), reward_funcs=reward, args=args(GRPOConfig, **given), train_dataset=prompts(),
         processing_class=tokenizer())
+
+def to_the_end(trainer):
+    "What the callback says of a run, which it must not stop."
+    trainer.remove_callback(PrinterCallback)
+    found = watched(trainer)
+    assert trainer.state.global_step == trainer.args.max_steps, f'stopped at step {trainer.state.global_step}'
+    return found
 
 # Sick
 
@@ -79,6 +87,8 @@ def t_shifted():
 def t_no_labels(): return plain(ids())
 def t_sharegpt():
     return sft(rows(lambda i: dict(conversations=[{'from': 'human', 'value': f'q {i}'}, {'from': 'gpt', 'value': f'a {i}'}])))
+def a61s():
+    return to_the_end(grpo(lambda completions, **kwargs: [1.]*len(completions), max_steps=12, logging_steps=1))
 def t_cold(): return grpo(temperature=1e-6)
 def t_cut(): return sft(rows(lambda i: dict(text=f'town {i} '*60)), max_length=32)
 
@@ -112,3 +122,9 @@ def h15_texts(): return sft(rows(lambda i: dict(text=f'town {i} '*9)), max_lengt
 def h15_some_long():
     def row(i): return dict(prompt=[turn('user', 'word '*40 if i == 3 else 'hi')], completion=[turn('assistant', f'{i} km')])
     return sft(rows(row, 12), max_length=40)
+def a61():
+    rng, steps = random.Random(0), iter(range(12))
+    def late(completions, **kwargs):
+        begins = next(steps) < 4
+        return [0. if begins else rng.random() for _ in completions]
+    return to_the_end(grpo(late, max_steps=12, logging_steps=1))

@@ -114,7 +114,29 @@ fastest += [varied | ample | both | dict(packing='bfd') | size for size in rows_
 fastest += [held, *(held | liger | size for size in rows_at_once(4, 6, 7, 8))]
 fastest += [held | both | one | dict(gradient_checkpointing='every-3')]
 
-groups = dict(fastest=fastest, levers=levers, estimate=estimate, limit=limit)
+# Is the answer of `fastest` the best that can be had? What it may choose among, from the least memory to the most.
+def layers(budget, how='layers', **rest): return unchecked | dict(compiled=how, activation_memory_budget=budget, **rest)
+def each(setting, *sizes): return [longer | setting | size for size in rows_at_once(*sizes)]
+grid = [*each(ample, 4, 6, 8), *each(layers(.7), 4, 6, 8, 10), *each(layers(1.), 4, 6), *each(layers(.1), 2, 3, 4)]
+grid += [*each(liger, 4, 7, 8), *each(dict(compiled='layers'), 4, 6, 8), *each(layers(.5), 2, 4, 6), *each(layers(.3), 2, 4, 6)]
+grid += [*each(liger | half, 2, 4), *each(liger | dict(gradient_checkpointing='every-4'), 4, 6), *each(layers(.7), 2, 3)]
+grid += [*each(layers(.7, 'graphs'), 4, 6), *each(ample, 2, 3), *each(layers(.2), 2, 4), *each(layers(0.), 4, 8)]
+middling = dict(model='Llama-3.2-3B', method='lora', max_length=1024)
+grid += [middling | g for g in (*each(ample, 8, 16), *each(layers(.7), 8, 16), *each(layers(.5), 8), *each(layers(.1), 8),
+    *each(liger, 8, 16))]
+
+# What a budget does to memory elsewhere than in the grid: nothing of this is looked at by what foretells it
+budget = [dict(model='Llama-3-8B', per_device_train_batch_size=2, split='holdout') | layers(b) for b in (.7, .3)]
+budget += [dict(model='Llama-3.2-1B', method='full', max_length=1024, split='holdout') | layers(b) for b in (1., .5, .1)]
+budget += [dict(model='Mistral-7B', method='lora', per_device_train_batch_size=2, split='holdout') | layers(b) for b in (.8, .4)]
+budget += [long_rows | dict(split='holdout') | layers(b) for b in (.6, .2)]
+budget += [dict(model='Qwen2.5-0.5B', per_device_train_batch_size=8, max_length=1024, split='holdout') | layers(b) for b in (1., .5)]
+
+# Paged states beside others, on a card with nothing else on it
+paged = [short | dict(optim=name) for short in (dict(), short_full)
+    for name in ('adamw_torch_fused', 'adamw_8bit', 'paged_adamw_32bit', 'paged_adamw_8bit')]
+
+groups = dict(fastest=fastest, levers=levers, estimate=estimate, limit=limit, grid=grid, budget=budget, paged=paged)
 libraries = (*pinned, 'liger-kernel', 'flash-attn')
 
 def complete(run):
