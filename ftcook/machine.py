@@ -8,15 +8,16 @@ Docs: https://ftcook.github.io/ftcook/machine.html.md"""
 __all__ = ['tiny_runs', 'held_out', 'call_seconds', 'card_rates', 'host_costs', 'host_rates', 'calibrate', 'measured_machines']
 
 # %% ../nbs/10e_machine.ipynb #10e-008
-import json, platform, time
+import json, platform, statistics, tempfile, time
+from itertools import pairwise
 from pathlib import Path
 import psutil, torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoConfig
 from .bench import device_name, label, measurement, read_table
-from .memory import launch_us, measure_run
+from .memory import StepTimesCallback, free_gpu, launch_us
 from .planning import read_machine, step_work
-from .runs import Run
+from .runs import Run, step_trainer
 from .runtime import number
 
 # %% ../nbs/10e_machine.ipynb #10e-022
@@ -76,13 +77,15 @@ def _tiny_run(name, layers):
 def host_costs(
     names=tuple(tiny_runs), # which of the tiny runs
     layers:int=16, # of the tiny models; the one that is called short has a quarter
-    rounds:int=2, # how often; the faster one counts, as other work on the machine only adds
+    rounds:int=3, # how often; the faster one counts, as other work on the machine only adds
 )->dict: # name -> milliseconds of a step
     "Steps of models so small that a GPU has nothing to do: what is left is the processor, starting operations."
     def step(name):
-        row = measure_run(_tiny_run(name, layers), steps=8, seconds=0)
-        if row['status'] != 'ok': raise RuntimeError(f"a tiny run, {name}: {row['note']}")
-        return round(1000*row['step_s'], 3)
+        times = StepTimesCallback(2, 8, 0)
+        with tempfile.TemporaryDirectory() as folder:
+            step_trainer(_tiny_run(name, layers), folder, callbacks=[times], max_steps=10).train()
+        free_gpu()
+        return round(1000*statistics.median(b - a for a,b in pairwise(times.ends[1:])), 3)
     rounds = [{name: step(name) for name in names} for _ in range(rounds)]
     return {name: min(r[name] for r in rounds) for name in names}
 
