@@ -6,7 +6,7 @@ Docs: https://ftcook.github.io/ftcook/runs.html.md"""
 
 # %% auto #0
 __all__ = ['run_fields', 'Run', 'trl_arguments', 'step_config', 'random_model', 'word_tokenizer', 'row_lengths', 'random_rows',
-           'compile_layers', 'step_trainer', 'is_oom', 'main_card', 'comparable_runs', 'left_over']
+           'step_trainer', 'is_oom', 'main_card', 'comparable_runs', 'left_over']
 
 # %% ../nbs/10a_runs.ipynb #10-008
 import copy, dataclasses, functools, math, re
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from .bench import measurement, read_table
+from .compiled import compile_layers, wait_less
 from .runtime import brief, model_config, no_telemetry, number, one_of
 from .quantization import formats, quantization_config, text_model_class, torch_dtype, trainable_on_cpu
 
@@ -312,22 +313,6 @@ def random_rows(
     rows = [ids(n) for n in lengths]
     return Dataset.from_dict(dict(input_ids=rows, labels=rows))
 
-# %% ../nbs/10a_runs.ipynb #10-055b
-def compile_layers(
-    model, # of transformers, with or without an adapter; best that of a trainer
-    budget:float=1., # share of a layer's activations that is kept; the rest is computed again in the backward pass
-    graphs:bool=False, # record each layer as a CUDA graph, too
-)->int: # layers
-    "Have each decoder layer compiled when it is first used; the budget holds for the whole process."
-    from transformers.modeling_layers import GradientCheckpointingLayer
-    number('budget', budget, 0, 1)
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    torch._functorch.config.activation_memory_budget = float(budget)
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2*len(layers))
-    for layer in layers: layer.compile(dynamic=False, mode='reduce-overhead' if graphs else None)
-    return len(layers)
-
-
 # %% ../nbs/10a_runs.ipynb #10-057
 def step_trainer(
     run:Run,
@@ -351,7 +336,9 @@ def step_trainer(
         train_dataset=random_rows(run, args.max_steps, words) if rows is None else rows,
         peft_config=lora_config(r=run.r) if run.r else None, callbacks=callbacks, **reference)
     trainer.remove_callback(PrinterCallback)
-    if run.compiled != 'none': compile_layers(trainer.model, run.activation_memory_budget, run.compiled == 'graphs')
+    if run.compiled != 'none':
+        compile_layers(trainer.model, run.activation_memory_budget, run.compiled == 'graphs')
+        if not dpo: wait_less(trainer)
     return trainer
 
 # %% ../nbs/10a_runs.ipynb #10-062

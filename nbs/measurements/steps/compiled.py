@@ -2,6 +2,7 @@
 
     python nbs/measurements/steps/compiled.py --part 1/4"""
 import argparse, json, sys, tempfile, time
+from dataclasses import replace
 from pathlib import Path
 from ftcook.bench import device_name, known_rows, label, merge_rows, pinned, run_apart
 from ftcook.runs import Run, run_fields
@@ -17,7 +18,7 @@ learned, warm, timed = 20, 5, 10 # steps whose loss is kept, left out, timed
 # Switches beside the fields of a run: what each does is in `prepare`
 switches = dict(
     nowait='the trainer does not look for NaN in each loss, and copies batches without waiting',
-    lean="nowait, and no metrics of trl: entropy and accuracy cost three looks at the GPU in each step",
+    lean="nowait, and metrics are looked at when they are logged",
     costs='the partitioner is told what a 4-bit product costs',
     fused="LoRA's sum inside the product, weights unpacked by bitsandbytes",
     unpacked="fused, and weights unpacked by plain PyTorch, compiled",
@@ -55,7 +56,8 @@ plan = [ # the most important first
     run('lean unpacked', **compiled(.7, method='lora')), run(**compiled(.7, method='lora')), run(method='lora', **keep_all),
     run(**compiled(.3)), run(**compiled(.1)), run(**compiled(1.)), run('lean unpacked', **compiled(.7, 5)),
     run('lean unpacked', **compiled(.2), **held), run('lean unpacked costs', **compiled(.1, 6), **held),
-    run('lean unpacked costs', **compiled(.5, 2), **held), run('lean unpacked autotune', **compiled(.7)), run('unpacked', **keep_all)]
+    run('lean unpacked costs', **compiled(.5, 2), **held),
+    run('lean unpacked autotune', **compiled(.7)), run('unpacked', **keep_all)]
 
 def complete(job): return Run(**{k: v for k,v in job.items() if k != 'switches'})
 def key_of(job): return job['switches'], *complete(job).key()
@@ -65,9 +67,6 @@ def make_settings(run, on):
     import torch
     if 'autotune' in on: torch._inductor.config.max_autotune_gemm = True
     if 'ints' in on: torch._dynamo.config.allow_unspec_int_on_nn_module = True
-    if 'costs' in on:
-        from ftcook.compiled import count_products
-        count_products()
     args = dict(logging_steps=1, learning_rate=2e-4, lr_scheduler_type='constant')
     if on & {'nowait', 'lean'}: args |= dict(logging_nan_inf_filter=False, accelerator_config=dict(non_blocking=True))
     if 'clipless' in on: args |= dict(max_grad_norm=0.)
@@ -77,12 +76,6 @@ def make_settings(run, on):
         attend = AttentionInterface()[run.attn_implementation]
         AttentionInterface.register(run.attn_implementation, torch.compiler.disable(attend))
     return args
-
-def lean_loss(model, inputs, return_outputs=False, num_items_in_batch=None):
-    "The loss that trl's trainer computes, without its metrics."
-    outputs = model(**inputs | dict(use_cache=False), fused_lm_head=True)
-    count = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
-    return -outputs.log_probs.sum()/count
 
 def make_watch(shown):
     "A callback that keeps losses, then times steps without looking at them, then profiles two."
@@ -131,6 +124,7 @@ def look(profiler, wall):
 def measure(job, folder):
     import torch
     from torch._dynamo.utils import counters
+    from ftcook.compiled import compile_layers, fuse_lora, wait_less
     from ftcook.memory import _memory_limit, _peaks, launch_us
     from ftcook.runs import random_model, step_trainer
     run, on = complete(job), set(job['switches'].split())
@@ -140,11 +134,13 @@ def measure(job, folder):
     with _memory_limit(run.limit_gib):
         model = random_model(run.config, run.quantize, run.dtype, run.attn_implementation)
         torch.manual_seed(1)
-        trainer = step_trainer(run, folder, model, callbacks=[watch], max_steps=shown + warm + timed + 2, **args)
-        if on & {'fused', 'unpacked'}:
-            from ftcook.compiled import fuse_lora
-            fuse_lora(trainer.model, plain='unpacked' in on)
-        if 'lean' in on: trainer.compute_loss = lean_loss
+        plain = replace(run, compiled='none', activation_memory_budget=1.)
+        trainer = step_trainer(plain, folder, model, callbacks=[watch], max_steps=shown + warm + timed + 2, **args)
+        if on & {'fused', 'unpacked'}: fuse_lora(trainer.model, plain='unpacked' in on)
+        if run.compiled != 'none':
+            compile_layers(trainer.model, run.activation_memory_budget, run.compiled == 'graphs', fuse=False)
+        torch._functorch.config.is_non_builtin_to_include = 'costs' in on
+        if 'lean' in on: wait_less(trainer)
         slow = round(launch_us(), 1)
         if cuda: torch.cuda.empty_cache(), torch.cuda.reset_peak_memory_stats()
         try: trainer.train()

@@ -7,6 +7,7 @@ without a look at the loss, one more is profiled. Unsloth's packages ask for old
 folder (`pip install --target`) that only its own processes see; without `--unsloth` they are taken from the environment."""
 import argparse, json, os, sys, tempfile, time
 from pathlib import Path
+if 'one' in sys.argv[1:2] and json.loads(sys.argv[-1])[0] == 'unsloth': import unsloth # noqa: E402, F401 (it wants to be first)
 from ftcook.bench import device_name, known_rows, label, merge_rows, pinned, run_apart
 from ftcook.runs import Run, run_fields
 
@@ -15,7 +16,7 @@ started = time.perf_counter()
 libraries = (*pinned, 'liger-kernel', 'flash-attn', 'unsloth', 'unsloth-zoo', 'xformers', 'triton')
 measured = ('step_s tokens_per_s step_tokens steps peak_allocated_gib peak_reserved_gib weights_gib trainable adapter_dtype '
             'launch_us launches gpu_busy_share losses status note seconds').split()
-key = ('gpu', 'library', 'switches', 'turn', *run_fields)
+key = ('gpu', 'library', 'turn', *run_fields)
 learned, warm, timed = 20, 2, 10 # steps whose losses are kept, left out, timed
 
 keep_all, liger = dict(gradient_checkpointing='none'), dict(use_liger_kernel=True)
@@ -29,32 +30,30 @@ long_rows = dict(per_device_train_batch_size=1, max_length=8192)
 
 def budget(share): return dict(activation_memory_budget=share)
 def batch(rows): return dict(per_device_train_batch_size=rows)
-def ours(*changes, switches=''): return 'trl', switches, merged(changes) # switches are those of compiled.py
-def unsloth(*changes): return 'unsloth', '', merged(changes)
+def ours(*changes): return 'trl', merged(changes)
+def unsloth(*changes): return 'unsloth', merged(changes)
 def merged(changes): return {k: v for change in changes for k,v in change.items()}
 
-best = dict(switches='nowait unpacked')
 groups = dict( # how often: the runs, which take turns
-    ample=(2, [unsloth(keep_all, flat), ours(keep_all, layers, budget(.7), **best), unsloth(keep_all, layers)]),
-    short=(2, [unsloth(its_own, flat, held), ours(keep_all, layers, budget(.1), held, **best),
-        ours(keep_all, layers, budget(.1), batch(3), held, switches='nowait unpacked costs')]),
+    ample=(2, [unsloth(keep_all, layers), ours(keep_all, layers, budget(.7)), unsloth(keep_all, flat)]),
+    short=(2, [unsloth(its_own, flat, held), ours(keep_all, layers, budget(.1), held),
+        ours(keep_all, layers, budget(.1), batch(3), held)]),
     usual=(1, [ours(), ours(keep_all, layers, budget(.7)), ours(keep_all, liger), ours(keep_all, graphs, budget(.7)),
         unsloth(keep_all, graphs)]),
     batches=(1, [unsloth(its_own, flat, batch(8), held), unsloth(its_own, layers, held), unsloth(its_own, flat, batch(2), held),
-        ours(layers, batch(8), held, **best), unsloth(its_own, flat, batch(12), held)]),
-    long=(1, [unsloth(long_rows, keep_all, flat), ours(long_rows, keep_all, layers, budget(.7), **best),
+        ours(layers, batch(8), held), unsloth(its_own, flat, batch(12), held)]),
+    long=(1, [unsloth(long_rows, keep_all, flat), ours(long_rows, keep_all, layers, budget(.7)),
         unsloth(long_rows, keep_all, layers), ours(long_rows), unsloth(long_rows, its_own, flat)]),
     headline=(2, [ours(varied), ours(varied, keep_all, packed, flash, liger, batch(8))]),
-    varied=(1, [unsloth(varied, keep_all, packed),
-        ours(varied, keep_all, packed, flash, layers, budget(.7), switches='nowait unpacked ints'),
+    varied=(1, [unsloth(varied, keep_all, packed), ours(varied, keep_all, packed, flash, layers, budget(.7)),
         unsloth(varied, keep_all, flat), ours(varied, keep_all, packed, flash, liger), ours(varied, keep_all, liger)]))
 
 def plan(names, **smaller):
-    "Library, switches, turn and run of everything in the groups, turn by turn."
+    "Library, turn and run of everything in the groups, turn by turn."
     for name in names:
         turns, runs = groups[name]
         for turn in range(1, turns + 1):
-            for library,names,changes in runs: yield library, names, turn, Run(**changes | smaller)
+            for library,changes in runs: yield library, turn, Run(**changes | smaller)
 
 def folder_of(run): return Path(tempfile.gettempdir())/f'rivals-{Path(run.model).name}-{run.quantize}'
 
@@ -93,24 +92,17 @@ def same_adapter(model):
     for _,p in sorted((name, p) for name,p in model.named_parameters() if 'lora_A' in name):
         p.data.copy_(torch.empty(p.shape).uniform_(-1, 1, generator=draw)/p.shape[1]**.5)
 
-def trl_trainer(run, settings, callbacks, on):
-    "A trainer of trl, with what the switches of compiled.py put on."
-    from compiled import lean_loss, make_settings
+def trl_trainer(run, settings, callbacks):
+    "A trainer of trl, its layers compiled where the run says so."
     from ftcook.quantization import trainable_on_cpu
     from ftcook.runs import step_trainer
     from transformers import AutoModelForCausalLM
     model = AutoModelForCausalLM.from_pretrained(folder_of(run), dtype=run.dtype, attn_implementation=run.attn_implementation,
         device_map={'': device()})
     if device() == 'cpu' and run.quantize.startswith('nf4'): trainable_on_cpu(model)
-    settings |= make_settings(on) if on else {}
-    trainer = step_trainer(run, settings.pop('output_dir'), model, rows_of(run), callbacks, **settings)
-    if 'lean' in on: trainer.compute_loss = lean_loss
-    if on & {'fused', 'unpacked'}:
-        from ftcook.compiled import fuse_lora
-        fuse_lora(trainer.model, plain='unpacked' in on)
-    return trainer
+    return step_trainer(run, settings.pop('output_dir'), model, rows_of(run), callbacks, **settings)
 
-def unsloth_trainer(run, settings, callbacks, on):
+def unsloth_trainer(run, settings, callbacks):
     "A trainer as Unsloth's documentation makes one."
     from unsloth import FastLanguageModel
     from ftcook.lora import lora_config
@@ -184,10 +176,9 @@ def busy(profile, found):
     print(f'GPU busy {ms:.0f} ms of {1e3*found["step_s"]:.0f}',
         *(f'{e.self_device_time_total/1e3:8.1f} ms {e.count:6d}  {e.key[:100]}' for e in longest), sep='\n  ', flush=True)
 
-def measure(library, switches, run):
+def measure(library, run):
     "One run, in this process."
     start, found = time.perf_counter(), {}
-    if library == 'unsloth': import unsloth # noqa: F401 (it wants to be first)
     import torch
     from ftcook.memory import GiB, _memory_limit, _peaks, launch_us
     from ftcook.runs import is_oom
@@ -196,8 +187,7 @@ def measure(library, switches, run):
             watch = watcher(found)
             settings = dict(output_dir=folder, max_steps=learned + warm + timed + 1, logging_steps=1, learning_rate=2e-4,
                 lr_scheduler_type='constant', seed=0)
-            watch.trainer = trainer = dict(trl=trl_trainer, unsloth=unsloth_trainer)[library](run, settings, [watch],
-                set(switches.split()))
+            watch.trainer = trainer = dict(trl=trl_trainer, unsloth=unsloth_trainer)[library](run, settings, [watch])
             same_adapter(trainer.model)
             trained = [p for p in trainer.model.parameters() if p.requires_grad]
             found |= dict(trainable=sum(p.numel() for p in trained), adapter_dtype=str(trained[0].dtype).removeprefix('torch.'),
@@ -215,12 +205,12 @@ def measure(library, switches, run):
         found |= _peaks() | (dict(status='oom') if is_oom(e) else dict(status='error', note=said))
     return found | dict(seconds=round(time.perf_counter() - start, 1))
 
-def keep(path, library, switches, turn, run, found):
-    row = dict(gpu=device_name(), library=library, switches=switches, turn=turn) | run.to_dict() | dict.fromkeys(measured, '')
+def keep(path, library, turn, run, found):
+    row = dict(gpu=device_name(), library=library, turn=turn) | run.to_dict() | dict.fromkeys(measured, '')
     row |= found | label(libraries)
     merge_rows(path, [row], key)
     told = ' '.join(f'{k}={v}' for k,v in run.changes().items())
-    print(f"{row['seconds'] or 0:>5} s  {library} {turn} {switches} {told}: {row['status']} {row['tokens_per_s']} tokens/s, "
+    print(f"{row['seconds'] or 0:>5} s  {library} {turn} {told}: {row['status']} {row['tokens_per_s']} tokens/s, "
         f"{row['peak_allocated_gib']} GiB, GPU busy {row['gpu_busy_share']} {row['note']}", flush=True)
 
 def environment(library, run, folder):
@@ -232,12 +222,19 @@ def environment(library, run, folder):
     asked = dict(UNSLOTH_BLOCK_COMPILE_LEGACY=run.compiled != 'none', UNSLOTH_BLOCK_CUDAGRAPHS=run.compiled == 'graphs')
     return env | {name: str(int(value)) for name,value in asked.items()}
 
-def run_one(what, switches, turn, run, args, seconds):
+def run_one(what, turn, run, args, seconds):
     "A process of its own: makes the model, or measures a run and keeps its row. Why it failed, if it did."
-    command = [sys.executable, __file__, '--out', str(args.out), '--one', json.dumps([what, switches, turn, run.to_dict()])]
+    command = [sys.executable, __file__, 'one', str(args.out), json.dumps([what, turn, run.to_dict()])]
     return run_apart(command, seconds, env=environment(what, run, args.unsloth))
 
+def child(out, job):
+    "What a process of its own does."
+    library, turn, run = job
+    if library == 'make': make_model(Run(**run))
+    else: keep(out, library, turn, Run(**run), measure(library, Run(**run)))
+
 if __name__ == '__main__':
+    if 'one' in sys.argv[1:2]: sys.exit(child(Path(sys.argv[2]), json.loads(sys.argv[3])))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--groups', nargs='+', default=[*groups], choices=[*groups])
     parser.add_argument('--out', type=Path, default=here/'rivals.csv')
@@ -247,23 +244,17 @@ if __name__ == '__main__':
     parser.add_argument('--longest', type=float, default=200., help='seconds after which a run is given up')
     parser.add_argument('--resume', action='store_true', help='leave out what the table already has')
     parser.add_argument('--tiny', action='store_true', help='a small model and short rows, to try the script out')
-    parser.add_argument('--one', help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one:
-        library, switches, turn, run = json.loads(args.one)
-        if library == 'make': make_model(Run(**run))
-        else: keep(args.out, library, switches, turn, Run(**run), measure(library, switches, Run(**run)))
-        sys.exit()
     smaller = dict(model=tiny_model(), per_device_train_batch_size=2, max_length=64, limit_gib=0) if args.tiny else {}
     jobs = [job for job in plan(args.groups, **smaller) if job[0] in args.libraries]
     there = known_rows(args.out, key[1:]) if args.resume else set()
-    for library,switches,turn,run in jobs:
+    for library,turn,run in jobs:
         left = args.budget - (time.perf_counter() - started)
-        if (library, switches, str(turn), *run.key()) in there: continue
+        if (library, str(turn), *run.key()) in there: continue
         if left < 0:
-            print(f'not started: {library} {turn} {switches} {run}', flush=True)
+            print(f'not started: {library} {turn} {run}', flush=True)
             continue
         if not folder_of(run).exists():
-            if why := run_one('make', '', turn, run, args, args.longest): sys.exit(f'the model cannot be made: {why}')
-        why = run_one(library, switches, turn, run, args, min(args.longest, left + 60))
-        if why: keep(args.out, library, switches, turn, run, dict(status='error', note=why, seconds=''))
+            if why := run_one('make', turn, run, args, args.longest): sys.exit(f'the model cannot be made: {why}')
+        why = run_one(library, turn, run, args, min(args.longest, left + 60))
+        if why: keep(args.out, library, turn, run, dict(status='error', note=why, seconds=''))
