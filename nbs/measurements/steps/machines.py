@@ -46,7 +46,7 @@ def measure(machine, jobs, path, budget):
     from ftcook.memory import measure_run
     for job in jobs:
         if time.perf_counter() - started > budget: return
-        keep(machine, path, measure_run(Run(**job), steps=3))
+        keep(machine, path, measure_run(Run(**job), steps=6))
 
 def keep(machine, path, row):
     merge_rows(path, [dict(machine=machine, gpu=device_name()) | row | label(libraries)], ('machine', *run_fields))
