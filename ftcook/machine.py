@@ -39,9 +39,9 @@ def call_seconds(
     return (time.perf_counter() - start)/n
 
 # %% ../nbs/10e_machine.ipynb #10e-023
-def _product_tflops(tokens, inputs, outputs, dtype, device):
-    a, b = torch.randn(tokens, inputs, dtype=dtype, device=device), torch.randn(inputs, outputs, dtype=dtype, device=device)
-    return 2*tokens*inputs*outputs/call_seconds(lambda: a @ b)/1e12
+def _product_tflops(n, dtype, device):
+    a, b = (torch.randn(n, n, dtype=dtype, device=device) for _ in range(2))
+    return 2*n**3/call_seconds(lambda: a @ b)/1e12
 
 def _attention_tflops(rows, heads, length, width, dtype, device):
     "Forward and backward of causal attention, counted as in `step_work`: 7 × length² × heads × width."
@@ -49,14 +49,13 @@ def _attention_tflops(rows, heads, length, width, dtype, device):
     def both(): scaled_dot_product_attention(q, k, v, is_causal=True).sum().backward()
     return 7*rows*heads*length**2*width/call_seconds(both)/1e12
 
-def card_rates()->dict: # matmul_tflops, narrow_tflops, attention_tflops, copy_gb_s
-    "What the card reaches: large and narrow matrix products, attention there and back, and a copy, read and written."
+def card_rates()->dict: # matmul_tflops, attention_tflops, copy_gb_s
+    "What the card reaches: a large matrix product, attention there and back, and a copy, read and written."
     device, dtype = ('cuda', torch.bfloat16) if _gpu() else ('cpu', torch.float32)
     n = 8192 if _gpu() else 1024
     a = torch.empty(2**28 if _gpu() else 2**24, device=device)
     b = torch.empty_like(a)
-    rates = dict(matmul_tflops=_product_tflops(n, n, n, dtype, device),
-        narrow_tflops=_product_tflops(n//2, n//8, n//4, dtype, device),
+    rates = dict(matmul_tflops=_product_tflops(n, dtype, device),
         attention_tflops=_attention_tflops(2, n//256, n//4, 64, dtype, device),
         copy_gb_s=2*a.nbytes/call_seconds(lambda: b.copy_(a))/1e9)
     return {k: round(v, 3) for k,v in rates.items()}
