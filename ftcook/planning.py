@@ -205,7 +205,7 @@ passes = {
     ('full', 'none', False): (308, 78, 44, 29, 127), ('full', 'none', True): (64, 34, 0, 17, 56)}
 
 # kernels of a compiled layer, forward and backward, and the bytes it moves for each that Liger's kernels move, as profiles have it
-compiled_kernels = dict(full=(14, 27), lora=(48, 72), qlora=(57, 80))
+compiled_kernels = dict(full=(20, 36), lora=(45, 67), qlora=(46, 64))
 compiled_bytes = dict(full=1., lora=.72, qlora=.72)
 
 def recomputed(

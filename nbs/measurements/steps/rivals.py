@@ -3,11 +3,11 @@
     python nbs/measurements/steps/rivals.py --groups ample short --unsloth folder-with-its-packages
 
 Each run is a process of its own, and the runs of a group take turns. The first 20 steps are for the losses, ten more are timed
-without a look at the loss, one more is profiled. Unsloth's packages ask for older versions of trl and datasets: put them into a
+without a look at the loss, two more are profiled. Unsloth's packages ask for older versions of trl and datasets: put them into a
 folder (`pip install --target`) that only its own processes see; without `--unsloth` they are taken from the environment."""
 import argparse, json, os, sys, tempfile, time
 from pathlib import Path
-if 'one' in sys.argv[1:2] and json.loads(sys.argv[-1])[0] == 'unsloth': import unsloth # noqa: E402, F401 (it wants to be first)
+if 'one' in sys.argv[1:2] and json.loads(sys.argv[-1])[0] == 'unsloth': import unsloth # noqa: E402, F401 (wants to be first)
 from ftcook.bench import device_name, known_rows, label, merge_rows, pinned, run_apart
 from ftcook.runs import Run, run_fields
 
@@ -15,9 +15,9 @@ here = Path(__file__).parent
 started = time.perf_counter()
 libraries = (*pinned, 'liger-kernel', 'flash-attn', 'unsloth', 'unsloth-zoo', 'xformers', 'triton')
 measured = ('step_s tokens_per_s step_tokens steps peak_allocated_gib peak_reserved_gib weights_gib trainable adapter_dtype '
-            'launch_us launches gpu_busy_share losses status note seconds').split()
+            'launch_us kernels busy_s busy_tokens losses status note seconds').split()
 key = ('gpu', 'library', 'turn', *run_fields)
-learned, warm, timed = 20, 2, 10 # steps whose losses are kept, left out, timed
+learned, warm, timed, profiled = 20, 2, 10, 2 # steps whose losses are kept, left out, timed, profiled
 
 keep_all, liger = dict(gradient_checkpointing='none'), dict(use_liger_kernel=True)
 flash, packed = dict(attn_implementation='flash_attention_2'), dict(packing='bfd')
@@ -81,7 +81,7 @@ def rows_of(run):
     "Token ids from the whole vocabulary, and nothing else; low ids are more frequent, so there is something to learn."
     from ftcook.runs import random_rows
     words = run.config.vocab_size
-    rows = random_rows(run, learned + warm + timed + 2, words)
+    rows = random_rows(run, learned + warm + timed + profiled + 1, words)
     def skewed(row): return dict(input_ids=[3 + int((words - 3)*((i - 3)/(words - 3))**3) for i in row['input_ids']])
     return rows.map(skewed, remove_columns=rows.column_names)
 
@@ -127,7 +127,7 @@ def device():
     return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 def watcher(found):
-    "A callback that notes losses, time, tokens and memory, and the GPU's work in one step more."
+    "A callback that notes losses, time, tokens and memory, and the GPU's work in a few steps more."
     import torch
     from transformers import TrainerCallback
     from ftcook.memory import _peaks
@@ -159,22 +159,25 @@ def watcher(found):
                 if gpu:
                     self.profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
                     self.profile.__enter__()
-            if n == learned + warm + timed + 1:
-                control.should_training_stop = True
-                if self.profile: busy(self.profile, found)
+            if n == learned + warm + timed + profiled and self.profile:
+                busy(self.profile, float(sum(self.counts[-profiled:])), found)
     return Watch()
 
-def busy(profile, found):
-    "Launches of the profiled step, and the share of an unprofiled one in which the GPU works."
+def busy(profile, tokens, found):
+    "How long the GPU worked in a profiled step, for how many tokens, and what it worked on."
     import torch
+    from torch.autograd import DeviceType
     torch.cuda.synchronize()
     profile.__exit__(None, None, None)
-    events = [e for e in profile.key_averages() if e.self_device_time_total]
-    ms = sum(e.self_device_time_total for e in events)/1e3
-    found.update(launches=sum(e.count for e in events), gpu_busy_share=round(ms/1e3/found['step_s'], 3))
-    longest = sorted(events, key=lambda e: -e.self_device_time_total)[:14]
-    print(f'GPU busy {ms:.0f} ms of {1e3*found["step_s"]:.0f}',
-        *(f'{e.self_device_time_total/1e3:8.1f} ms {e.count:6d}  {e.key[:100]}' for e in longest), sep='\n  ', flush=True)
+    events = sorted((e.time_range.start, e.time_range.end, e.name) for e in profile.events() if e.device_type == DeviceType.CUDA)
+    total, us, end = {}, 0., 0.
+    for start,stop,name in events: # copies run beside kernels: no moment counts twice
+        us, end = us + max(0., stop - max(start, end)), max(end, stop)
+        total[name] = total.get(name, 0) + (stop - start)
+    found.update(kernels=len(events)//profiled, busy_s=round(us/1e6/profiled, 4), busy_tokens=round(tokens/profiled, 1))
+    longest = sorted(total, key=total.get)[:-15:-1]
+    print(f'GPU busy {us/1e3/profiled:.0f} ms a step of {1e3*found["step_s"]:.0f}',
+        *(f'{total[name]/1e3/profiled:8.1f} ms  {name[:100]}' for name in longest), sep='\n  ', flush=True)
 
 def measure(library, run):
     "One run, in this process."
@@ -185,7 +188,7 @@ def measure(library, run):
     try:
         with tempfile.TemporaryDirectory() as folder, _memory_limit(run.limit_gib):
             watch = watcher(found)
-            settings = dict(output_dir=folder, max_steps=learned + warm + timed + 1, logging_steps=1, learning_rate=2e-4,
+            settings = dict(output_dir=folder, max_steps=learned + warm + timed + profiled, logging_steps=1, learning_rate=2e-4,
                 lr_scheduler_type='constant', seed=0)
             watch.trainer = trainer = dict(trl=trl_trainer, unsloth=unsloth_trainer)[library](run, settings, [watch])
             same_adapter(trainer.model)
@@ -211,7 +214,7 @@ def keep(path, library, turn, run, found):
     merge_rows(path, [row], key)
     told = ' '.join(f'{k}={v}' for k,v in run.changes().items())
     print(f"{row['seconds'] or 0:>5} s  {library} {turn} {told}: {row['status']} {row['tokens_per_s']} tokens/s, "
-        f"{row['peak_allocated_gib']} GiB, GPU busy {row['gpu_busy_share']} {row['note']}", flush=True)
+        f"{row['peak_allocated_gib']} GiB, GPU busy {row['busy_s']} s of {row['step_s']} {row['note']}", flush=True)
 
 def environment(library, run, folder):
     "Variables of the process: Unsloth's own settings are told this way."
