@@ -227,7 +227,8 @@ def _layer_work(run, s, rows, again):
     work = dict(matmul=2*tokens*(weights*(each + twice - again) - twice*full*s.h*s.f),
         attention=scores*s.a*(7 + 2*again*(run.gradient_checkpointing != 'selective') + 2*dpo),
         bytes=tokens*(h*s.h + a*s.a + k*s.k + f*s.f)*(1 + dpo/7) + weights*(2.5*each + 8)*quantized)
-    launches = dict(forward=forward + 36*dpo, again=again*forward, backward=least - forward, quantized=7*each*quantized)
+    launches = dict(forward=forward + 36*dpo, again=again*forward, backward=least - forward, quantized=7*each*quantized,
+        fused=4*(2 + again)*run.use_liger_kernel)  # two norms, rotation and gate, each a Python function with a kernel
     if run.attn_implementation == 'eager':
         work |= dict(attention=0, matmul=work['matmul'] + scores*s.a*(12 + 4*again),
             bytes=work['bytes'] + scores*s.heads*(26 + 16*again))
@@ -310,9 +311,9 @@ def machine_rates(
 
 
 # %% ../nbs/10c_planning.ipynb #10c-067
-launched = ('forward', 'again', 'backward', 'quantized', 'kernels', 'graphs')  # kinds of launches in `step_work`
-speed_factors = dict(matmul=1., bytes=1.1, gap=1.7, again=2., quantized=4., step=200., kernel=.25, graph=50.,
-    waiting=.3, update_8bit=24.)  # where their fit begins
+launched = ('forward', 'again', 'backward', 'quantized', 'fused', 'kernels', 'graphs')  # kinds of launches in `step_work`
+speed_factors = dict(matmul=1., bytes=1.1, update=1.1, gap=1.7, again=2., quantized=4., fused=10., step=200., kernel=.5,
+    graph=40., waiting=.3, update_8bit=24.)  # where their fit begins, and stays where rows tell little
 
 def busy_and_host(
     work:dict, # from `step_work`
@@ -323,10 +324,10 @@ def busy_and_host(
     m, f = machine_rates(gpu), factors
     operations = work['forward'] + work['again'] + work['backward']
     arithmetic = (f['matmul']*work['matmul']/m.matmul_tflops + f['attention']*work['attention']/m.attention_tflops)/1e12
-    moved = f['bytes']*(work['bytes'] + work['update'])/m.copy_gb_s/1e9
+    moved = (f['bytes']*work['bytes'] + f['update']*work['update'])/m.copy_gb_s/1e9
     small = 1e-6*f['gap']*(operations + work['kernels']) + 1e-12*f['update_8bit']*work['update_8bit']
     started = operations + (f['again'] - 1)*work['again'] + f['step']  # in operations, whatever is started
-    started += sum(f[kind]*work[many] for kind,many in dict(quantized='quantized', kernel='kernels', graph='graphs').items())
+    started += f['quantized']*work['quantized'] + f['fused']*work['fused'] + f['kernel']*work['kernels'] + f['graph']*work['graphs']
     return arithmetic + moved + small, 1e-6*m.op_us*started
 
 def step_seconds(
@@ -356,7 +357,8 @@ def fit_speed(
     def error(x):
         f = factors(x)
         seen = [(busy_and_host(w, m, f)[0], b) for w,m,b in zip(works, machines, busy or [0]*len(works)) if b]
-        return [step_seconds(w, m, f)/t - 1 for w,m,t in zip(works, machines, seconds)] + [found/b - 1 for found,b in seen]
+        off = [step_seconds(w, m, f)/t - 1 for w,m,t in zip(works, machines, seconds)] + [found/b - 1 for found,b in seen]
+        return off + [.05*(new/old - 1) for new,old in zip(x, scale)]
     scale = list(speed_factors.values())
     found = least_squares(error, scale, bounds=(0, [5*x for x in scale]), loss='soft_l1', f_scale=.1, x_scale=scale)
     return factors(found.x.tolist())

@@ -91,13 +91,14 @@ def test_work_of_compiled_layers():
     def work(**how): return step_work(run(gradient_checkpointing='none', **how))
     plain, layers, less, graphs = work(), work(compiled='layers'), work(compiled='layers', activation_memory_budget=.1), \
         work(compiled='graphs')
-    assert not any(layers[k] for k in ('forward', 'again', 'backward', 'quantized')) and not plain['kernels'] + plain['graphs']
+    assert not any(layers[k] for k in ('forward', 'again', 'backward', 'quantized', 'fused')) and not plain['kernels'] + plain['graphs']
     assert 0 < layers['kernels'] < plain['forward'] + plain['backward'] and layers['bytes'] < plain['bytes']
     assert plain['matmul'] == layers['matmul'] < less['matmul'] < step_work(run())['matmul']
     assert graphs['kernels'] == 0 and graphs['graphs'] == 2*run().config.num_hidden_layers
 
 machine = dict(gpu='H100', matmul_tflops=500, attention_tflops=250, copy_gb_s=2000, op_us=10)
-factors = dict(matmul=1, attention=1, bytes=1, gap=0, again=2, quantized=5, step=0, kernel=.5, graph=10, waiting=0, update_8bit=0)
+factors = dict(matmul=1, attention=1, bytes=1, update=1, gap=0, again=2, quantized=5, fused=10, step=0, kernel=.5, graph=10,
+    waiting=0, update_8bit=0)
 nothing = dict.fromkeys(step_work(run()), 0)
 
 def test_time_is_work_or_launches():
@@ -108,7 +109,7 @@ def test_time_is_work_or_launches():
     assert seconds(step=1.9e5) == pytest.approx(2) and seconds(gap=100) == pytest.approx(2)
     assert seconds(machine | dict(gpu='2 CPU cores')) == pytest.approx(1.1)  # nothing at the same time
     one_second = dict(attention=250e12, bytes=2e12, update=2e12, forward=1e5, backward=1e5, again=5e4, quantized=2e4, kernels=2e5,
-        graphs=1e4)
+        graphs=1e4, fused=1e4)
     for kind,amount in one_second.items():
         assert step_seconds(nothing | {kind: amount}, AttrDict(machine), factors) == pytest.approx(1), kind
 
