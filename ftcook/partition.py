@@ -99,7 +99,7 @@ def _fused(graph):
     return {node for node in graph.nodes if node.op == 'call_function' and inside(node)}
 
 def _schedule(graph):
-    "The fused operations of a graph, and by what each value is read last; what a fused one reads is read by the kernel it is part of."
+    "The fused operations, and who reads each value last; what a fused one reads is read by the kernel that it is part of."
     fused, last, uses = _fused(graph), {}, {}
     def read(node, by):
         if last.get(node) is by: return
