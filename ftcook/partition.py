@@ -33,6 +33,7 @@ def cudnn_attention(query, key, value, scale=None):
     kernel = torch.ops.aten._scaled_dot_product_cudnn_attention.default
     return kernel(query, key, value, None, True, 0., True, False, scale=scale)[0]
 
+# %% ../nbs/partition.ipynb #part-07
 @dataclass
 class Partition:
     "The graphs of a compiled layer, and where their inputs come from."
@@ -50,6 +51,7 @@ class Partition:
         made = [n.meta['val'] for n in self.kept if n.op != 'placeholder' and isinstance(n.meta.get('val'), torch.Tensor)]
         return sum({id(t.untyped_storage()): t.untyped_storage().nbytes() for t in made}.values())
 
+# %% ../nbs/partition.ipynb #part-08
 class _Cut(Exception): "Enough is known."
 
 def partition(
@@ -211,6 +213,7 @@ def partitions(
         found[name] = _done[key]
     return found
 
+# %% ../nbs/partition.ipynb #part-22
 def _of_layer(layer, fill, called, budget):
     made = {}
     fill(layer)
