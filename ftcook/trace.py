@@ -573,5 +573,8 @@ def trace_work(
     squares = 1 if rows is None else sum(n*n for n in rows)/run.tokens/run.max_length
     scale = dict(matmul=share, bytes=share, attention=squares, **dict.fromkeys(launched, 1))
     found = {k: v*(trace.work | trace.launches)[k]*steps/traced for k,v in scale.items()}
-    return found | dict(update_8bit=trace.parts['weights']/bytes_of[run.dtype]*('8bit' in run.optim and not run.r))
+    if run.compiled != 'none':  # what was started belongs to compiled graphs
+        kinds, layers = ('forward', 'again', 'backward'), run.config.get_text_config().num_hidden_layers
+        found |= dict(kernels=sum(found[k] for k in kinds), graphs=2*layers*steps, quantized=0) | dict.fromkeys(kinds, 0)
+    return found | dict(update=0, update_8bit=trace.parts['weights']/bytes_of[run.dtype]*('8bit' in run.optim and not run.r))
 
