@@ -127,6 +127,7 @@ def compile_layers(
     budget:float=1., # share of a layer's activations that is kept; the rest is computed again in the backward pass
     graphs:bool=False, # record each layer as a CUDA graph, too
     fuse:bool=True, # let layers of LoRA add inside the product
+    backend:str='inductor', # of torch.compile; aot_eager_decomp_partition partitions, makes no kernels and is quick
 )->int: # layers
     "Have each decoder layer compiled when it is first used; the budget holds for the whole process."
     from transformers.modeling_layers import GradientCheckpointingLayer
@@ -136,7 +137,7 @@ def compile_layers(
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     torch._functorch.config.activation_memory_budget = float(budget)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2*len(layers))
-    for layer in layers: layer.compile(dynamic=False, mode='reduce-overhead' if graphs else None)
+    for layer in layers: layer.compile(dynamic=False, mode='reduce-overhead' if graphs else None, backend=backend)
     return len(layers)
 
 # %% ../nbs/compiled.ipynb #compiled-031
