@@ -122,6 +122,12 @@ def fuse_lora(
     return len(layers)
 
 # %% ../nbs/compiled.ipynb #compiled-021
+def _leave_out_attention(model):
+    "Code of flash-attn is called, not compiled: it has the number of the layer and the lengths of rows in it."
+    from transformers import AttentionInterface
+    name = getattr(model.config, '_attn_implementation', None) or ''
+    if 'flash' in name: AttentionInterface.register(name, torch.compiler.disable(AttentionInterface()[name]))
+
 def compile_layers(
     model, # of transformers, with or without an adapter; best that of a trainer
     budget:float=1., # share of a layer's activations that is kept; the rest is computed again in the backward pass
@@ -134,6 +140,7 @@ def compile_layers(
     number('budget', budget, 0, 1)
     if fuse: fuse_lora(model)
     count_products()
+    _leave_out_attention(model)
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     torch._functorch.config.activation_memory_budget = float(budget)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2*len(layers))

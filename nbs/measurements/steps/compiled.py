@@ -23,8 +23,6 @@ switches = dict(
     fused="LoRA's sum inside the product, and weights unpacked in plain PyTorch",
     autotune='inductor tries out kernels for every product',
     clipless='gradients are not clipped',
-    ints='numbers of a module are not compiled in, so that layers with flash_attention_2 share a compilation',
-    apart='attention is left out of the compiled graphs',
     padded='packed rows are filled up to the same length in every step')
 
 keep_all, again = dict(gradient_checkpointing='none'), dict(gradient_checkpointing='full')
@@ -49,8 +47,8 @@ plan = [ # the most important first
     run(usual, **compiled(.7, 6)), run(usual, **compiled(.7, 8)), run(usual, **compiled(.7, 2)), run(usual, **compiled(.7, 1)),
     run(usual, **compiled(.7, 1, how='graphs')),
     run(usual, **compiled(.7, 1, **long_rows)), run('lean', **compiled(.7, 1, **long_rows)),
-    run(usual + ' apart padded', **compiled(.7, **varied)), run('lean apart padded', **compiled(.7, **varied)),
-    run(use_liger_kernel=True, **keep_all, **varied), run(usual + ' ints padded', **compiled(.7, **varied)),
+    run(usual + ' padded', **compiled(.7, **varied)), run('lean padded', **compiled(.7, **varied)),
+    run(use_liger_kernel=True, **keep_all, **varied), run('lean', use_liger_kernel=True, **keep_all, **varied),
     run(usual, **compiled(.7, 2, **twice)), run(usual, **compiled(.7, 2, how='graphs', **twice)),
     run(usual, **compiled(.7, method='lora')), run('lean', **compiled(.7, method='lora')), run(method='lora', **keep_all),
     run(usual, **compiled(.1, 6), **held), run(usual, **compiled(.5, 2), **held), run('lean autotune', **compiled(.7)),
@@ -63,15 +61,10 @@ def make_settings(run, on):
     "Settings of torch and arguments of the trainer that switches ask for."
     import torch
     if 'autotune' in on: torch._inductor.config.max_autotune_gemm = True
-    if 'ints' in on: torch._dynamo.config.allow_unspec_int_on_nn_module = True
     args = dict(logging_steps=1, learning_rate=2e-4, lr_scheduler_type='constant')
     if on & {'nowait', 'lean'}: args |= dict(logging_nan_inf_filter=False, accelerator_config=dict(non_blocking=True))
     if 'clipless' in on: args |= dict(max_grad_norm=0.)
     if 'padded' in on: args |= dict(pad_to_multiple_of=run.tokens)
-    if 'apart' in on:
-        from transformers import AttentionInterface
-        attend = AttentionInterface()[run.attn_implementation]
-        AttentionInterface.register(run.attn_implementation, torch.compiler.disable(attend))
     return args
 
 lean_loss = None # for a script that still imports it
@@ -195,6 +188,6 @@ if __name__ == '__main__':
     for job in jobs:
         left = args.budget - (time.perf_counter() - started)
         if key_of(job) in there or left < 60: continue
-        most = min(left, 300 if {'autotune', 'ints'} & {*job['switches'].split()} else 170)
+        most = min(left, 300 if 'autotune' in job['switches'] else 170)
         why = run_apart([sys.executable, __file__, '--out', str(args.out), '--job', json.dumps(job)], most)
         if why and key_of(job) not in known_rows(args.out, key[1:]): keep(args.out, job, dict(status='error', note=why))
