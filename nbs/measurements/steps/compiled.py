@@ -34,25 +34,23 @@ held, long_rows, twice = dict(limit_gib=12), dict(max_length=8192), dict(gradien
 varied = dict(lengths='exponential-400', packing='bfd', attn_implementation='flash_attention_2')
 usual = 'lean fused costs' # what `step_trainer` puts on where a run is compiled
 plan = [ # the most important first
-    run(usual, **compiled(.7)), run(usual, **compiled(.7, how='graphs')), run(usual, **compiled(.2), **held),
-    run(usual, **compiled(.5)), run(usual, **compiled(.3)), run(usual, **compiled(.1)), run(usual, **compiled(.4)),
-    run(usual, **compiled(1.)), run(**compiled(.7)), run('lean', **compiled(.7)), run('lean fused', **compiled(.7)),
-    run('nowait', **compiled(.7)), run(usual, **compiled(.15), **held), run(usual, **compiled(.3, 3), **held),
-    run('lean costs', **compiled(.2), **held), run(usual, **compiled(.2, 5), **held),
-    run(**keep_all), run(use_liger_kernel=True, **keep_all), run('lean', use_liger_kernel=True, **keep_all), run(), run('lean'),
-    run('lean', **compiled(.7, how='graphs')), run('lean fused clipless', **compiled(.7)),
-    run('lean costs', **compiled(.5)), run('lean costs', **compiled(.3)), run('lean costs', **compiled(.1)),
-    run('lean', **compiled(.5)), run('lean', **compiled(.3)), run('lean', **compiled(.1)), run('lean', **compiled(1.)),
-    run(usual, **compiled() | again), run('lean', **compiled() | again),
+    run(usual, **compiled(.7)), run(usual, **compiled(.7, how='graphs')), run(usual, **compiled(.2, 3), **held), run(**compiled(.7)),
+    run(usual, **compiled(.5)), run(usual, **compiled(.3)), run(usual, **compiled(.1)), run(usual, **compiled(1.)),
+    run(usual, **compiled(.7, 1, how='graphs'), **held), run(usual, **compiled(.3, 3), **held), run('lean', **compiled(.7)),
+    run(usual, **compiled(.15), **held), run(**keep_all), run(use_liger_kernel=True, **keep_all), run(), run(usual, **compiled(.4)),
+    run('lean', use_liger_kernel=True, **keep_all), run('lean', **compiled(.5)), run('lean costs', **compiled(.5)),
+    run('lean', **compiled(.3)), run('lean costs', **compiled(.3)), run('lean', **compiled(.1)), run('lean costs', **compiled(.1)),
+    run('lean', **compiled(1.)), run('nowait', **compiled(.7)), run('lean', **compiled(.7, how='graphs')),
+    run(usual + ' padded', **compiled(.7, **varied)), run(usual, **compiled(.7, 1, **long_rows)),
+    run(use_liger_kernel=True, **keep_all, **varied), run('lean', **compiled(.7, 1, **long_rows)),
+    run(usual, **compiled(.2, 3, how='graphs'), **held), run(usual, **compiled(.3, 2), **held), run(usual, **compiled(.1), **held),
+    run(usual, **compiled() | again), run('lean', **compiled() | again), run('lean fused', **compiled(.7)),
     run(usual, **compiled(.7, 6)), run(usual, **compiled(.7, 8)), run(usual, **compiled(.7, 2)), run(usual, **compiled(.7, 1)),
-    run(usual, **compiled(.7, 1, how='graphs')),
-    run(usual, **compiled(.7, 1, **long_rows)), run('lean', **compiled(.7, 1, **long_rows)),
-    run(usual + ' padded', **compiled(.7, **varied)), run('lean padded', **compiled(.7, **varied)),
-    run(use_liger_kernel=True, **keep_all, **varied), run('lean', use_liger_kernel=True, **keep_all, **varied),
+    run(usual, **compiled(.7, 1, how='graphs')), run('lean fused clipless', **compiled(.7)), run('lean autotune', **compiled(.7)),
     run(usual, **compiled(.7, 2, **twice)), run(usual, **compiled(.7, 2, how='graphs', **twice)),
     run(usual, **compiled(.7, method='lora')), run('lean', **compiled(.7, method='lora')), run(method='lora', **keep_all),
-    run(usual, **compiled(.1, 6), **held), run(usual, **compiled(.5, 2), **held), run('lean autotune', **compiled(.7)),
-    run(usual + ' autotune', **compiled(.7)), run('lean fused', **keep_all)]
+    run('lean padded', **compiled(.7, **varied)), run('lean', use_liger_kernel=True, **keep_all, **varied), run('lean'),
+    run('lean fused', **keep_all), run(usual + ' autotune', **compiled(.7))]
 
 def complete(job): return Run(**{k: v for k,v in job.items() if k != 'switches'})
 def key_of(job): return job['switches'], *complete(job).key()
