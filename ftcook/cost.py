@@ -500,8 +500,12 @@ def fit_calibration(
     peaks, held = ([float(row[k]) - left_over(row) for row,_ in rows] for k in ('peak_allocated_gib', 'peak_reserved_gib'))
     workspace = statistics.median(peak - traces[run.key()] for peak,(_,run) in zip(peaks, rows))
     slack, slack_gib = _line(peaks, [h - p for h,p in zip(held, peaks)])
-    timed = [o for o in measured_machines(machines) if o[0]['machine'] not in held_out]
-    factors = fit_speed([step_work(run) for _,run,_ in timed], [float(row['step_s']) for row,*_ in timed], [m for *_,m in timed])
+    timed = [(row, run, m) for row,run,m in measured_machines(machines) if row['machine'] not in held_out]
+    old = read_machine(measurement('steps/machine_h100-0.json'))
+    timed += [(row, run, old) for row,run in rows]
+    def seconds(row): return float(row['step_s'])
+    factors = fit_speed([step_work(run) for _,run,_ in timed], [seconds(row) for row,*_ in timed], [m for *_,m in timed],
+        [seconds(row)*float(row['busy_share'] or 0) for row,*_ in timed])
     return dict(gpu=gpu.gpu, **{k: round(v, 4) for k,v in factors.items()}, slack=round(slack, 5), slack_gib=round(slack_gib, 4),
         workspace_mib=round(1024*workspace), context_gib=statistics.median(float(row['context_gib']) for row,_ in rows),
         runs=len(rows), timed=len(timed), versions=first['versions'], date=first['date'])

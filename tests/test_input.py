@@ -143,7 +143,7 @@ def test_a_table_of_prices_is_examined(tmp_path, change):
 def test_a_calibration_is_examined(tmp_path):
     path, good = tmp_path/'mine.csv', calibration()
     with pytest.raises(FileNotFoundError, match='fit_calibration'): calibration(path)
-    for change in (dict(matmul='nan'), dict(slack=-1), dict(bytes='fast'), dict(host='')):
+    for change in (dict(matmul='nan'), dict(slack=-1), dict(bytes='fast'), dict(gap='')):
         bench.merge_rows(path, [good | change], ('gpu',))
         assert 'mine.csv, line 2' in refused(calibration, path)
 

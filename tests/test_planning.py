@@ -91,25 +91,25 @@ def test_work_of_compiled_layers():
     def work(**how): return step_work(run(gradient_checkpointing='none', **how))
     plain, layers, less, graphs = work(), work(compiled='layers'), work(compiled='layers', activation_memory_budget=.1), \
         work(compiled='graphs')
-    assert not any(layers[k] for k in ('forward', 'again', 'backward', 'quantized')) and not plain['kernels'] + plain['graphs']
+    assert not any(layers[k] for k in ('forward', 'again', 'backward', 'quantized', 'fused')) and not plain['kernels'] + plain['graphs']
     assert 0 < layers['kernels'] < plain['forward'] + plain['backward'] and layers['bytes'] < plain['bytes']
     assert plain['matmul'] == layers['matmul'] < less['matmul'] < step_work(run())['matmul']
     assert graphs['kernels'] == 0 and graphs['graphs'] == 2*run().config.num_hidden_layers
 
-machine = dict(gpu='H100', matmul_tflops=500, attention_tflops=250, copy_gb_s=2000, launch_us=5, op_us=10, again_us=20,
-    quantized_us=50, step_ms=0)
-factors = dict(matmul=1, attention=1, bytes=1, host=1, kernel=1, graph=1, waiting=0, update_8bit=0)
+machine = dict(gpu='H100', matmul_tflops=500, attention_tflops=250, copy_gb_s=2000, op_us=10)
+factors = dict(matmul=1, attention=1, bytes=1, update=1, gap=0, again=2, quantized=5, fused=10, step=0, kernel=.5, graph=10,
+    waiting=0, update_8bit=0)
 nothing = dict.fromkeys(step_work(run()), 0)
 
 def test_time_is_work_or_launches():
     def seconds(m=machine, **more): return step_seconds(nothing | dict(matmul=500e12, forward=1e4), AttrDict(m), factors | more)
     assert seconds() == pytest.approx(1)                       # a second of work hides a tenth of launches
     assert seconds(waiting=.5) == pytest.approx(1.05)
-    assert seconds(host=20) == pytest.approx(2)                # two seconds of launches
-    assert seconds(machine | dict(op_us=200)) == pytest.approx(2)
+    assert seconds(machine | dict(op_us=200)) == pytest.approx(2)  # two seconds of launches
+    assert seconds(step=1.9e5) == pytest.approx(2) and seconds(gap=100) == pytest.approx(2)
     assert seconds(machine | dict(gpu='2 CPU cores')) == pytest.approx(1.1)  # nothing at the same time
     one_second = dict(attention=250e12, bytes=2e12, update=2e12, forward=1e5, backward=1e5, again=5e4, quantized=2e4, kernels=2e5,
-        graphs=1e5)
+        graphs=1e4, fused=1e4)
     for kind,amount in one_second.items():
         assert step_seconds(nothing | {kind: amount}, AttrDict(machine), factors) == pytest.approx(1), kind
 
@@ -117,7 +117,7 @@ def test_a_machine_is_read_and_examined(tmp_path):
     path = tmp_path/'machine.json'
     path.write_text(json.dumps(machine))
     assert read_machine(path) == machine and machine_rates(read_machine(path)) == machine
-    for wrong in ([], dict(machine, gpu=3), dict(machine, op_us=-1), dict(machine, copy_gb_s=0), dict(machine, step_ms='fast')):
+    for wrong in ([], dict(machine, gpu=3), dict(machine, op_us=-1), dict(machine, copy_gb_s=0), dict(machine, op_us='fast')):
         path.write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match='machine.json'): read_machine(path)
 
