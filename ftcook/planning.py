@@ -96,12 +96,20 @@ def fixed_bytes(
         adapters=trained*wide if run.r else 0, gradients=trained*wide, optimizer=states)
 
 # %% ../nbs/10c_planning.ipynb #10c-032
+def _compiled_keeps(run, s):
+    "Bytes of each token that a compiled layer makes and keeps under its budget, and without one."
+    whole, budget = 2*(3*s.h + 3*s.a + 2*s.k + 3*s.f), run.activation_memory_budget  # as the partitioner counts: one tensor twice
+    if budget == 1: return whole - 2*s.a, whole - 2*s.a
+    cheap = 2*(s.h + 3*s.a + 2*s.k + 2*s.f)  # what is left once elementwise operations are computed again
+    return (cheap - 2*s.a if budget > cheap/whole else budget*whole), whole - 2*s.a
+
 def saved_per_token(
     run:Run,
 )->dict: # bytes that one layer keeps of each token for the backward pass
     "Activations of a layer, by origin."
     s, e = layer_sizes(run.config), 4 if run.dtype == 'float32' else 2
     full, liger = not run.r, run.use_liger_kernel
+    if run.compiled != 'none': return dict(inputs=2*s.h, graph=_compiled_keeps(run, s)[0])
     copies = run.kind == 'lora' or e == 4  # each linear layer gets a 16-bit copy of its input of its own
     norms = 2*(e if liger else 4)*s.h + (2*e*s.h if full and not liger else 0)
     inputs = (5*2*s.h + 2*s.a if copies else 2*2*s.h) + 7*2*run.r
@@ -135,6 +143,7 @@ def step_moments(
     loose = 2*s.a if run.gradient_checkpointing == 'selective' else 0  # selective checkpointing keeps the attention's output
     saved = tokens*(twice*(e*s.h + loose) + (s.layers - twice)*layer)
     again = tokens*layer if _layer_again(run, s.layers) else 0
+    if run.compiled != 'none': again += tokens*(_compiled_keeps(run, s)[1] - _compiled_keeps(run, s)[0])
     casts = 2*fixed['weights']//e if e == 4 and full else 0       # autocast's 16-bit copies of float32 weights
     cast_left = casts*(s.layers - twice)/s.layers
     scored = tokens*(.5 if run.method == 'dpo' else 1)            # of a preference pair only the answers, here half of each row
@@ -418,8 +427,13 @@ class Choice:
 _batches = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)
 _checkpointings = ('none', 'every-4', 'every-3', 'every-2', 'full')
 
-def _candidates(base, packs):
-    "Every setting that is considered: batch, checkpointing, and whether rows are packed."
+_budgets = (1., .7, .5, .3, .1)
+
+def _candidates(base, packs, compiled):
+    "Every setting that is considered: batch, checkpointing, whether rows are packed, and compiled layers with their budgets."
+    for batch,budget in product(_batches, _budgets[:len(_budgets)*compiled]):
+        yield replace(base, per_device_train_batch_size=batch, gradient_checkpointing='none', use_liger_kernel=False,
+            attn_implementation='sdpa', compiled='layers', activation_memory_budget=budget)
     for batch,mode,packed in product(_batches, _checkpointings, packs):
         how = dict(packing='bfd', attn_implementation='flash_attention_2') if packed else dict(packing='none',
             attn_implementation='sdpa')
@@ -439,6 +453,10 @@ def _memory_reasons(run, gib, room, others, count):
     "Why so much memory is taken."
     leanest = min(o[1] for o in others)
     yield f'It needs {gib:.1f} GiB of the {room:.1f} that may be filled; the leanest setting considered would need {leanest:.1f}.'
+    if run.compiled != 'none':
+        yield (f'Layers are compiled and keep {run.activation_memory_budget:.0%} of their activations: '
+            f'`compile_layers(trainer.model, {run.activation_memory_budget:g})` before `train()`.')
+        return
     def peak(**change): return count.peak_gib(replace(run, **change))
     mode, raised = run.gradient_checkpointing, gib - peak(gradient_checkpointing='full')
     if mode == 'none' and raised > .05:
@@ -480,11 +498,11 @@ class Formula:
     "What a run takes, by the formulas of this lesson; whatever has these two functions can take its place."
     peak_gib, step_work = staticmethod(peak_gib), staticmethod(step_work)
 
-def _ranked(base, lengths, flash, optims, card, factors, count):
+def _ranked(base, lengths, flash, compiled, optims, card, factors, count):
     "Every candidate with its time and its memory, fastest first; of equal ones, states of full size and less memory."
     packs = (False, True) if flash and len(set(lengths)) > 1 else (False,)
     bases = [replace(base, optim=optim) for optim in optims]
-    runs = [r for b in bases for r in _candidates(b, packs)]
+    runs = [r for b in bases for r in _candidates(b, packs, compiled)]
     found = [(token_seconds(r, lengths, card, factors, count.step_work), count.peak_gib(r, factors), r) for r in runs]
     return sorted(found, key=lambda o: (o[0], optims.index(o[2].optim), o[1]))
 
@@ -507,6 +525,7 @@ def fastest(
     r:int=16, # rank of the adapter
     flash:bool|None=None, # may rows be packed, which needs flash_attention_2? By default if it loads here
     use_liger_kernel:bool|None=None, # by default if it is installed and there is a GPU
+    compiled:bool=False, # may layers be compiled? Call `compile_layers` then: trl has no argument for it
     gpu_speed:float=1., # of the GPU, as a multiple of an H100's
     optim:str|None=None, # the only optimizer to consider; by default AdamW, for method full also with states in 8 bits
     margin:float=.08, # share of the memory to leave free: fragments, and what the formula does not know
@@ -521,7 +540,7 @@ def fastest(
     if use_liger_kernel is None: use_liger_kernel = gpu and bool(importlib.util.find_spec('liger_kernel'))
     base, lengths, flash = _described(model, method, lengths, max_length, r, flash, use_liger_kernel)
     optims = (optim,) if optim else ('adamw_torch_fused', 'adamw_8bit')[:1 + (method == 'full')]
-    others = _ranked(base, lengths, flash, optims, card, cal, count)
+    others = _ranked(base, lengths, flash, compiled, optims, card, cal, count)
     time, gib, run = next((o for o in others if o[1] <= room), (None,)*3)
     if run is None:
         raise ValueError(f'{method} needs {min(o[1] for o in others):.1f} GiB at least, {room:.1f} may be filled; use '

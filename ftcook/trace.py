@@ -31,6 +31,7 @@ from trl.kernels import chunked_logprob
 from trl.models.selective_activation_checkpointing import enable_selective_activation_checkpointing
 from trl.trainer import utils as trl_utils
 from .lora import lora_config
+from .partition import graph_kernels, cudnn_attention, gpu_autocast, partitions, play_layers
 from .planning import bytes_of, launched, optimizer_bytes, paged_from
 from .runs import Run, random_model
 from .runtime import number, one_of
@@ -52,6 +53,7 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self, block=512, gpu=True):
         super().__init__()
         self.gpu, self.block, self.live, self.peak, self.known, self.events = gpu, block, 0, 0, {}, []
+        self.muted = False # what is done meanwhile does not count
         self.tied, self.scored = None, 1.  # shape of a tied embedding; share of the tokens that the loss looks at
         self.work = dict(matmul=0, attention=0, bytes=0, kernels=0)  # FLOP, FLOP, bytes of everything else, operations
         self.launches = dict.fromkeys(launched, 0)  # the operations by pass, and 4-bit matrices
@@ -80,6 +82,7 @@ class LiveBytes(TorchDispatchMode):
 @patch_to(LiveBytes)
 def __torch_dispatch__(self, func, types, args=(), kwargs=None):
     kwargs, gpu = kwargs or {}, self.gpu and gpu_kernels.get(func)
+    if self.muted: return func(*args, **kwargs)
     out = gpu(self, *args, **kwargs) if gpu else func(*args, **kwargs)
     made = _tensors(out)
     for t in made: self.take(t)
@@ -161,14 +164,15 @@ gpu_kernels = {  # what stands in for an operation while a step is traced
     _aten.index.Tensor: _rows,
     _aten.masked_select.default: _selected,
     _aten.masked_scatter_backward.default: _scattered,
-    _aten._local_scalar_dense.default: _any_number}
+    _aten._local_scalar_dense.default: _any_number} | graph_kernels
 
 # %% ../nbs/11a_trace.ipynb #11a-035
 def _gpu_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, **kwargs):
     "As on a GPU: autocast to 16 bits, then the flash kernel; with a mask or values of another width, the memory-efficient one."
     query, key, value = (t.to(torch.get_autocast_dtype('cpu')) for t in (query, key, value))
     if attention_mask is None and query.shape[-1] == value.shape[-1]:
-        out = _aten._scaled_dot_product_flash_attention.default(query, key, value, 0., True, scale=scaling)[0]
+        if torch.compiler.is_compiling(): out = cudnn_attention(query, key, value, scaling)
+        else: out = _aten._scaled_dot_product_flash_attention.default(query, key, value, 0., True, scale=scaling)[0]
         return out.transpose(1, 2).contiguous(), None
     key, value = (repeat_kv(t, module.num_key_value_groups) for t in (key, value))
     bias = attention_mask
@@ -207,14 +211,6 @@ def _as_on_gpu(live):
     head = dict(_use_triton=_yes, _forward_kernel=_Kernel(live, 1), _backward_kernel=_Kernel(live, 2), _addmm_fp32=addmm,
         triton=triton)
     with patch.multiple(chunked_logprob, create=True, **head), patch.object(trl_utils, '_use_triton', _yes): yield
-
-@contextmanager
-def _autocast(dtype=torch.bfloat16):
-    "As under the Trainer; peft asks for the setting of CUDA."
-    torch.set_autocast_enabled('cuda', True)
-    try:
-        with torch.autocast('cpu', dtype): yield
-    finally: torch.set_autocast_enabled('cuda', False)
 
 # %% ../nbs/11a_trace.ipynb #11a-039
 class _LigerNorm(torch.autograd.Function):
@@ -361,13 +357,13 @@ def _loss(run, model, reference, compute_loss_func):
     inputs = dict(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     batch = dict(inputs, labels=ids.clone(), fused_lm_head=True)
     if compute_loss_func:
-        with _autocast(): out = model(**inputs)
+        with gpu_autocast(): out = model(**inputs)
         loss = compute_loss_func(convert_to_fp32(out), ids, ids.numel())
-        with torch.no_grad(), _autocast(): model(**batch)  # trl takes its metrics from a second pass
+        with torch.no_grad(), gpu_autocast(): model(**batch)  # trl takes its metrics from a second pass
         return loss
-    with _autocast(): out = model(**batch)
+    with gpu_autocast(): out = model(**batch)
     if run.method != 'dpo': return -out.log_probs.sum()/ids.numel() + 0*out.entropy.detach().sum()
-    with torch.no_grad(), _autocast(), (model.disable_adapter() if reference is None else nullcontext()):
+    with torch.no_grad(), gpu_autocast(), (model.disable_adapter() if reference is None else nullcontext()):
         fixed = (model if reference is None else reference)(**batch)
     chosen, rejected = (out.log_probs.sum(1) - fixed.log_probs.sum(1)).chunk(2)
     return -nn.functional.logsigmoid(.1*(chosen - rejected)).mean()
@@ -423,11 +419,15 @@ def trace_step(
     "One training step of the real model on fake tensors: no weights, no GPU, every byte."
     _check_traceable(run, compute_loss_func)
     outputs = ('log_probs', 'entropy', *(('mean_logits',) if run.method == 'dpo' else ()), 'is_top1')
+    def fill(module): _fake_weights(module, run.quantize == 'nf4-double', torch.bfloat16 if run.quantize != 'none' else None)
+    def plain(): return _prepare(replace(run, gradient_checkpointing='none'))
     with _registered():
+        plans = partitions(run, plain, fill)
         model = _prepare(run)
         base = model.get_base_model() if run.r else model
         with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live, _as_on_gpu(live), ExitStack() as stack:
-            _fake_weights(model, run.quantize == 'nf4-double', torch.bfloat16 if run.quantize != 'none' else None)
+            fill(model)
+            play_layers(model, plans, live)
             if run.use_liger_kernel: stack.enter_context(_use_liger(base, live))
             trl_utils.add_fused_lm_head(base, outputs=outputs)
             reference, live.tied = _reference(run), base.get_input_embeddings().weight.shape

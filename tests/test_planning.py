@@ -153,6 +153,21 @@ def test_fastest_gives_arguments_of_trl():
     assert 'times the speed' in choice._repr_markdown_()
     assert fastest('qwen2.5-7b', gpu_gib=24, flash=False).run.model == 'qwen2.5-7b'
 
+def test_fastest_may_compile():
+    def chosen(gib, **kwargs): return fastest('Mistral-7B', gpu_gib=gib, flash=False, use_liger_kernel=True, **kwargs)
+    for gib in (12, 24, 40):
+        plain, compiled = chosen(gib), chosen(gib, compiled=True)
+        assert compiled.speedup > plain.speedup and compiled.gib <= .92*gib
+        assert compiled.run.compiled == 'layers' and not compiled.run.use_liger_kernel and 'compile_layers(' in str(compiled.reasons)
+    assert chosen(12, compiled=True).run.activation_memory_budget < chosen(40, compiled=True).run.activation_memory_budget
+
+@pytest.mark.parametrize('change, measured', [(dict(), 38.929), (dict(activation_memory_budget=.7), 28.179), # steps/compiled.csv
+    (dict(model='Llama-3-8B', method='lora', per_device_train_batch_size=2, max_length=1024), 24.292),     # steps/machines.csv
+    (dict(model='Llama-3.2-3B', method='full', per_device_train_batch_size=2, max_length=1024), 25.245)],
+    ids=lambda v: ' '.join(map(str, v.values())) if isinstance(v, dict) else '')
+def test_the_formula_knows_compiled_layers(change, measured):
+    assert peak_gib(Run(compiled='layers', gradient_checkpointing='none', **change)) == pytest.approx(measured, rel=.015)
+
 @pytest.mark.parametrize('wrong, why', [(dict(model='Llama-3-70B', gpu_gib=24), 'at least'),
     (dict(method='dpo', gpu_gib=24), 'full, lora, qlora'),
     (dict(lengths=[], gpu_gib=24), 'lengths')])

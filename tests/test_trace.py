@@ -5,7 +5,7 @@ from transformers import AttentionInterface, AutoConfig
 from ftcook.bench import measurement, read_table
 from ftcook.planning import calibration, formula_peak, layer_sizes, step_work
 from ftcook.runs import Run, comparable_runs, left_over, run_fields
-from ftcook.trace import CachingAllocator, MiB, reserved_bytes, trace_step
+from ftcook.trace import CachingAllocator, GiB, MiB, reserved_bytes, sketch, trace_step
 
 def small(layers=2, kind='llama', **kwargs):
     shape = dict(hidden_size=256, intermediate_size=1024, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
@@ -113,3 +113,25 @@ def test_paged_optimizers_on_another_card():
         run = Run.from_row(r)
         for peak in (sum(formula_peak(run)[0].values()), trace_step(run).peak):
             assert peak/2**30 + calibration().workspace_mib/1024 == pytest.approx(float(r['peak_allocated_gib']), rel=1e-3)
+
+compiled = dict(compiled='layers', gradient_checkpointing='none')
+
+@pytest.mark.parametrize('change, measured', [ # rows of nbs/measurements/steps: compiled.csv and, of other shapes, machines.csv
+    (dict(activation_memory_budget=.7), 28.179), (dict(activation_memory_budget=.5), 23.091),
+    (dict(model='Llama-3.2-3B', method='full', per_device_train_batch_size=2, max_length=1024), 25.245)],
+    ids=lambda v: ' '.join(map(str, v.values())) if isinstance(v, dict) else '')
+def test_compiled_layers_against_a_gpu(change, measured):
+    found = sketch(Run(**compiled, **change)).peak/GiB + calibration().workspace_mib/1024
+    assert found == pytest.approx(measured, rel=.02)
+
+def test_a_budget_is_kept_and_nothing_is_left_alive():
+    a_layer = dict(config=small(hidden_size=512), **compiled)
+    traces = {b: trace_step(a_run(**a_layer, activation_memory_budget=b)) for b in (1., .5, 0.)}
+    assert traces[1.].phases['forward'] > traces[.5].phases['forward'] > traces[0.].phases['forward']
+    assert len({t.phases['optimizer'] for t in traces.values()}) == 1  # what a layer kept is gone
+    assert traces[0.].work['matmul'] > 1.2*traces[1.].work['matmul']   # and was computed again
+
+def test_a_compiled_layer_starts_fewer_kernels():
+    eager, fused = (trace_step(a_run(gradient_checkpointing='none', compiled=how)) for how in ('none', 'layers'))
+    assert fused.work['kernels'] < eager.work['kernels']
+    assert fused.work['matmul'] == pytest.approx(eager.work['matmul'], rel=.05)
