@@ -121,7 +121,7 @@ def calibrate(
 held_out = 'cpu', 'h100-c', 'h200'  # machines that nothing was fitted to
 
 def measured_machines(
-    path:str|Path|None=None, # a table of `machines.py`, beside the files of its machines; by default nbs/measurements/steps/machines.csv
+    path:str|Path|None=None, # a table of `machines.py`, beside the files of its machines; by default that of the repository
 )->list: # (row, run, machine) of every run that ended well
     "What was measured on machines that `calibrate` has measured, too."
     path = Path(path or measurement('steps/machines.csv'))
