@@ -261,7 +261,7 @@ _about = dict(rank='of the LoRA matrices (default: 16)', quant='storage of the b
               accumulation='batches per step of the optimizer (default: 1)')
 
 
-# %% ../nbs/command_line.ipynb #command-017d
+# %% ../nbs/command_line.ipynb #a5576e93
 def _train(args):
     quiet()
     from ftcook.train import dry_run, train
