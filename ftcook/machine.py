@@ -118,7 +118,7 @@ def calibrate(
     return found
 
 # %% ../nbs/10e_machine.ipynb #10e-030
-held_out = 'h100-c', 'h200'  # machines that nothing was fitted to
+held_out = 'cpu', 'h100-c', 'h200'  # machines that nothing was fitted to
 
 def measured_machines(
     path:str|Path|None=None, # a table of `machines.py`, beside the files of its machines; by default nbs/measurements/steps/machines.csv

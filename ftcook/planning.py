@@ -12,7 +12,7 @@ __all__ = ['like_llama', 'bytes_of', 'optimizer_bytes', 'paged_from', 'GiB', 'pa
            'token_seconds', 'Choice', 'Formula', 'fastest']
 
 # %% ../nbs/10c_planning.ipynb #10c-008
-import datetime, functools, importlib.util, math
+import datetime, functools, importlib.util
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import product
