@@ -9,7 +9,6 @@ __all__ = ['graph_kernels', 'gpu_autocast', 'cudnn_attention', 'Partition', 'par
            'play_layers']
 
 # %% ../nbs/partition.ipynb #part-04
-import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 import torch
