@@ -12,7 +12,6 @@ from ftcook.runs import Run, random_model, run_fields, step_trainer
 small = MistralConfig(vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, head_dim=16, sliding_window=None)
 partition = 'aot_eager_decomp_partition'
-usual = 'lean fused costs'
 
 @pytest.fixture(autouse=True)
 def clean():
@@ -107,7 +106,8 @@ def test_the_partitioner_is_told_what_a_product_costs():
     compiled.count_products()
     from torch.utils.flop_counter import FlopCounterMode
     x, w = torch.randn(8, 32), torch.randn(32, 16)
-    with FlopCounterMode(display=False) as counter: torch.ops.ftcook.product(x, w, [], [0, 0], 32, torch.randn(8, 4), torch.randn(4, 16), 1., False)
+    low, high = torch.randn(8, 4), torch.randn(4, 16)
+    with FlopCounterMode(display=False) as counter: torch.ops.ftcook.product(x, w, [], [0, 0], 32, low, high, 1., False)
     assert counter.get_total_flops() == 2*8*32*16
 
 # What the measured rows say
