@@ -171,7 +171,8 @@ def wait_less(
 
     def log(logs, *args, **kwargs):
         trainer._total_train_tokens = int(trainer._total_train_tokens)
-        for values in trainer._metrics['train'].values(): values[:] = map(float, values)
+        for metrics in trainer._metrics.values():
+            for values in metrics.values(): values[:] = map(float, values)
         return usual_log(logs, *args, **kwargs)
 
     trainer.compute_loss, trainer.log = compute_loss, log
