@@ -67,10 +67,9 @@ register_flop_formula(torch.ops.ftcook.product)(_flops)
 
 def count_products():
     "Tell the partitioner what products with stored weights cost; without that, to compute one again is free."
-    import bitsandbytes
-    stored = torch.ops.bitsandbytes.gemm_4bit
-    if stored not in flop_registry: register_flop_formula(stored)(_flops)
-    torch._functorch.config.is_non_builtin_to_include = True
+    stored = torch.ops.bitsandbytes
+    if hasattr(stored, 'gemm_4bit') and stored.gemm_4bit not in flop_registry: register_flop_formula(stored.gemm_4bit)(_flops)
+    torch._functorch.config.is_non_builtin_to_include = True # custom operations take part in the choice
 
 # %% ../nbs/compiled.ipynb #compiled-015
 class LoraProduct(torch.autograd.Function):
@@ -177,7 +176,8 @@ def wait_less(
 
     def log(logs, *args, **kwargs):
         trainer._total_train_tokens = int(trainer._total_train_tokens)
-        for values in trainer._metrics['train'].values(): values[:] = map(float, values)
+        for metrics in trainer._metrics.values():
+            for values in metrics.values(): values[:] = map(float, values)
         return usual_log(logs, *args, **kwargs)
 
     trainer.compute_loss, trainer.log = compute_loss, log

@@ -33,6 +33,7 @@ def cudnn_attention(query, key, value, scale=None):
     kernel = torch.ops.aten._scaled_dot_product_cudnn_attention.default
     return kernel(query, key, value, None, True, 0., True, False, scale=scale)[0]
 
+# %% ../nbs/partition.ipynb #part-07
 @dataclass
 class Partition:
     "The graphs of a compiled layer, and where their inputs come from."
@@ -50,6 +51,7 @@ class Partition:
         made = [n.meta['val'] for n in self.kept if n.op != 'placeholder' and isinstance(n.meta.get('val'), torch.Tensor)]
         return sum({id(t.untyped_storage()): t.untyped_storage().nbytes() for t in made}.values())
 
+# %% ../nbs/partition.ipynb #part-08
 class _Cut(Exception): "Enough is known."
 
 def partition(
@@ -99,7 +101,7 @@ def _fused(graph):
     return {node for node in graph.nodes if node.op == 'call_function' and inside(node)}
 
 def _schedule(graph):
-    "The fused operations of a graph, and by what each value is read last; what a fused one reads is read by the kernel it is part of."
+    "The fused operations, and who reads each value last; what a fused one reads is read by the kernel that it is part of."
     fused, last, uses = _fused(graph), {}, {}
     def read(node, by):
         if last.get(node) is by: return
@@ -211,6 +213,7 @@ def partitions(
         found[name] = _done[key]
     return found
 
+# %% ../nbs/partition.ipynb #part-22
 def _of_layer(layer, fill, called, budget):
     made = {}
     fill(layer)

@@ -475,6 +475,7 @@ def _memory_reasons(run, gib, room, others, count):
     less = 1 - sum(saved_per_token(run).values())/sum(saved_per_token(replace(run, use_liger_kernel=False)).values())
     yield f"Liger's kernels keep {less:.0%} less for each token, and move less."
 
+# %% ../nbs/10c_planning.ipynb #10c-088b
 def _speed_reasons(run, lengths, seconds):
     "What makes it fast, and what that changes."
     mean, usual = sum(lengths)/len(lengths), Run().per_device_train_batch_size

@@ -53,8 +53,7 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self, block=512, gpu=True):
         super().__init__()
         self.gpu, self.block, self.live, self.peak, self.known, self.events = gpu, block, 0, 0, {}, []
-        self.muted = False # what is done meanwhile does not count
-        self.tied, self.scored = None, 1.  # shape of a tied embedding; share of the tokens that the loss looks at
+        self.tied, self.scored, self.muted = None, 1., False  # a tied embedding's shape; share of the loss; silence
         self.work = dict(matmul=0, attention=0, bytes=0, kernels=0)  # FLOP, FLOP, bytes of everything else, operations
         self.launches = dict.fromkeys(launched, 0)  # the operations by pass, and 4-bit matrices
 

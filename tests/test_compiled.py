@@ -1,18 +1,18 @@
 "Compiled layers: the same losses, gradients, logs and adapters, and what the measured rows say of the bars."
-import copy, csv, tempfile
+import copy, csv, functools
 import pytest, torch
 from peft import PeftModel, get_peft_model
 from transformers import MistralConfig
 from conftest import root
-from ftcook import compiled
+from ftcook import compiled, runs
 from ftcook.compiled import compile_layers, fuse_lora, unpacked, wait_less
 from ftcook.lora import lora_config
+from ftcook.memory import measure_run
 from ftcook.runs import Run, random_model, run_fields, step_trainer
 
 small = MistralConfig(vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, head_dim=16, sliding_window=None)
 partition = 'aot_eager_decomp_partition'
-usual = 'lean fused costs'
 
 @pytest.fixture(autouse=True)
 def clean():
@@ -85,6 +85,12 @@ def test_a_trainer_that_waits_less_logs_the_same(tmp_path, change):
     for one,two in zip(*(logs(trained(tmp_path/str(lean), lean=lean, **change)) for lean in (False, True)), strict=True):
         assert one == pytest.approx(two, abs=1e-5)
 
+def test_evaluation_in_between_logs_numbers(tmp_path):
+    trainer = trained(tmp_path, lean=True)
+    found = trainer.evaluate(eval_dataset=trainer.train_dataset)
+    assert isinstance(found['eval_loss'], float)
+    trainer.state.save_to_json(str(tmp_path/'state.json'))
+
 @pytest.mark.parametrize('change', [dict(), dict(gradient_accumulation_steps=2), dict(gradient_checkpointing='full')])
 def test_training_compiled_is_training(tmp_path, change):
     plain, ours = trained(tmp_path/'plain', **change), trained(tmp_path/'ours', .5, True, **change)
@@ -107,8 +113,17 @@ def test_the_partitioner_is_told_what_a_product_costs():
     compiled.count_products()
     from torch.utils.flop_counter import FlopCounterMode
     x, w = torch.randn(8, 32), torch.randn(32, 16)
-    with FlopCounterMode(display=False) as counter: torch.ops.ftcook.product(x, w, [], [0, 0], 32, torch.randn(8, 4), torch.randn(4, 16), 1., False)
+    low, high = torch.randn(8, 4), torch.randn(4, 16)
+    with FlopCounterMode(display=False) as counter: torch.ops.ftcook.product(x, w, [], [0, 0], 32, low, high, 1., False)
     assert counter.get_total_flops() == 2*8*32*16
+
+@pytest.mark.parametrize('change', [dict(method='full'), dict(method='dpo'), dict(packing='bfd', lengths='exponential-10')])
+def test_a_run_that_says_so_is_compiled(change, monkeypatch):
+    monkeypatch.setattr(runs, 'compile_layers', functools.partial(compile_layers, backend=partition))
+    size = dict(dtype='float32', per_device_train_batch_size=2, max_length=32, gradient_checkpointing='none')
+    row = measure_run(Run(small, compiled='layers', activation_memory_budget=.5, **size | change), steps=1, seconds=0)
+    assert row['status'] == 'ok', row['note']
+    assert torch._functorch.config.activation_memory_budget == 1
 
 # What the measured rows say
 

@@ -159,7 +159,8 @@ def test_fastest_may_compile():
     for gib in (12, 24, 40):
         plain, compiled = chosen(gib), chosen(gib, compiled=True)
         assert compiled.speedup > plain.speedup and compiled.gib <= .92*gib
-        assert compiled.run.compiled == 'layers' and not compiled.run.use_liger_kernel and 'compile_layers(' in str(compiled.reasons)
+        assert compiled.run.compiled == 'layers' and not compiled.run.use_liger_kernel
+        assert 'compile_layers(' in str(compiled.reasons)
     assert chosen(12, compiled=True).run.activation_memory_budget < chosen(40, compiled=True).run.activation_memory_budget
 
 @pytest.mark.parametrize('change, measured', [(dict(), 38.929), (dict(activation_memory_budget=.7), 28.179), # steps/compiled.csv

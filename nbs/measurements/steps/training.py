@@ -130,7 +130,8 @@ budget = [dict(model='Llama-3-8B', per_device_train_batch_size=2, split='holdout
 budget += [dict(model='Llama-3.2-1B', method='full', max_length=1024, split='holdout') | layers(b) for b in (1., .5, .1)]
 budget += [dict(model='Mistral-7B', method='lora', per_device_train_batch_size=2, split='holdout') | layers(b) for b in (.8, .4)]
 budget += [long_rows | dict(split='holdout') | layers(b) for b in (.6, .2)]
-budget += [dict(model='Qwen2.5-0.5B', per_device_train_batch_size=8, max_length=1024, split='holdout') | layers(b) for b in (1., .5)]
+short_qwen = dict(model='Qwen2.5-0.5B', per_device_train_batch_size=8, max_length=1024, split='holdout')
+budget += [short_qwen | layers(b) for b in (1., .5)]
 
 # Paged states beside others, on a card with nothing else on it
 paged = [short | dict(optim=name) for short in (dict(), short_full)

@@ -1,7 +1,7 @@
 """Measure runs again with one thing changed that a run has no field for: its rows, its adapters' type, its arithmetic.
 
     python nbs/measurements/steps/variants.py --groups rows"""
-import argparse, contextlib, importlib, sys, time
+import argparse, contextlib, importlib, time
 from pathlib import Path
 from unittest.mock import patch
 from ftcook.bench import device_name, known_rows, label, merge_rows, pinned
@@ -101,5 +101,7 @@ if __name__ == '__main__':
     jobs = [(name, Run(**run | (dict(model=args.model) if args.model else {}))) for g in args.groups for name,run in groups[g]]
     for name,run in jobs:
         if (name, *run.key()) in there: continue
-        if time.perf_counter() - started > args.budget: sys.exit(print(f'{name} and later were not started: the budget is used up'))
+        if time.perf_counter() - started > args.budget:
+            print(f'{name} and later were not started: the budget is used up')
+            break
         with changed(run, **variants[name]): keep(args.out, name, measure_run(run))
