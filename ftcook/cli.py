@@ -247,6 +247,7 @@ def _calibrate(args):
     print(_json(found))
     print(f'Kept in {args.out}; give it to `ftcook estimate` as --gpu {args.out}.', file=sys.stderr)
 
+# %% ../nbs/command_line.ipynb #command-017d
 # Short names on the command line for the arguments of trl, peft and transformers.
 _run_options = dict(rank='r', quant='quantize', dtype='dtype', checkpointing='gradient_checkpointing',
                     attention='attn_implementation', optimizer='optim', seq='max_length',
@@ -260,7 +261,7 @@ _about = dict(rank='of the LoRA matrices (default: 16)', quant='storage of the b
               accumulation='batches per step of the optimizer (default: 1)')
 
 
-# %% ../nbs/command_line.ipynb #command-017d
+# %% ../nbs/command_line.ipynb #a5576e93
 def _train(args):
     quiet()
     from ftcook.train import dry_run, train

@@ -16,7 +16,6 @@ from fastcore.basics import AttrDict
 from .bench import measurement, read_table
 from .data.check import read_rows
 from .limits import fenced, limits
-from .machine import held_out, measured_machines
 from .planning import (Formula, GiB, bytes_of, calibration, fit_speed, formula_peak, gpu_offers, like_llama,
     read_machine, step_seconds,
     step_work, useful_share)
@@ -500,6 +499,7 @@ def fit_calibration(
     peaks, held = ([float(row[k]) - left_over(row) for row,_ in rows] for k in ('peak_allocated_gib', 'peak_reserved_gib'))
     workspace = statistics.median(peak - traces[run.key()] for peak,(_,run) in zip(peaks, rows))
     slack, slack_gib = _line(peaks, [h - p for h,p in zip(held, peaks)])
+    from ftcook.machine import held_out, measured_machines
     timed = [(row, run, m) for row,run,m in measured_machines(machines) if row['machine'] not in held_out]
     old = read_machine(measurement('steps/machine_h100-0.json'))
     timed += [(row, run, old) for row,run in rows]

@@ -78,6 +78,7 @@ def host_costs(
     rounds:int=3, # how often; the faster one counts, as other work on the machine only adds
 )->dict: # name -> milliseconds of a step
     "Steps of models so small that a GPU has nothing to do: what is left is the processor, starting operations."
+    number('layers', layers, 4, whole=True), number('rounds', rounds, 1, whole=True)
     def step(name):
         times = StepTimesCallback(2, 8, 0)
         with tempfile.TemporaryDirectory() as folder:
@@ -93,6 +94,7 @@ def operation_us(
     layers:int=16, # as there
 )->float: # microseconds
     "What the processor takes to start an operation of a training step: the tiny steps by the operations in them."
+    number('layers', layers, 4, whole=True)
     work = [step_work(_tiny_run(name, layers)) for name in tiny_runs]
     return round(1000*sum(steps_ms[name] for name in tiny_runs)/sum(w['forward'] + w['backward'] for w in work), 2)
 
@@ -118,10 +120,10 @@ def calibrate(
     return found
 
 # %% ../nbs/10e_machine.ipynb #10e-030
-held_out = 'h100-c', 'h200'  # machines that nothing was fitted to
+held_out = 'cpu', 'h100-c', 'h200'  # machines that nothing was fitted to
 
 def measured_machines(
-    path:str|Path|None=None, # a table of `machines.py`, beside the files of its machines; by default nbs/measurements/steps/machines.csv
+    path:str|Path|None=None, # a table of `machines.py`, beside the files of its machines; by default that of the repository
 )->list: # (row, run, machine) of every run that ended well
     "What was measured on machines that `calibrate` has measured, too."
     path = Path(path or measurement('steps/machines.csv'))

@@ -65,6 +65,7 @@ def gpu_use(
         elif name.startswith('cu'): waits += max(0, took - 20_000)  # a call of CUDA that only hands over work takes less
     return dict(busy_s=busy/1e9, host_s=max(0., wall_s - waits/1e9), kernels=kernels)
 
+# %% ../nbs/10b_memory.ipynb #10b-g03
 class StepProfileCallback(TrainerCallback):
     "Profiles the step after those that a `StepTimesCallback` has timed; without a GPU it does nothing."
     def __init__(self, times): self.times, self.profile, self.found = times, None, {}
@@ -74,7 +75,7 @@ class StepProfileCallback(TrainerCallback):
         first = self.profile is None
         control.should_training_stop = not first
         try: self._start() if first else self._stop()
-        except (RuntimeError, AttributeError): control.should_training_stop = True  # a step that was timed is not lost to its profile
+        except (RuntimeError, AttributeError): control.should_training_stop = True  # the steps that were timed are not lost
 
     def _start(self):
         self.profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True)

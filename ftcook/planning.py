@@ -213,16 +213,17 @@ passes = {
     ('full', 'full', False): (386, 98, 64, 39, 163), ('full', 'full', True): (78, 38, 4, 23, 68),
     ('full', 'none', False): (308, 78, 44, 29, 127), ('full', 'none', True): (64, 34, 0, 17, 56)}
 
-# kernels of a compiled layer, forward and backward, and the bytes it moves for each that Liger's kernels move, as profiles have it
+# kernels of a compiled layer, forward and backward, and bytes it moves for each of a layer with Liger's, as profiles have it
 compiled_kernels = dict(full=(20, 36), lora=(45, 67), qlora=(46, 64))
 compiled_bytes = dict(full=1., lora=.72, qlora=.72)
 
 def recomputed(
     run:Run,
 )->float: # share of the matrix products of a forward pass
-    "What the activation memory budget has a compiled layer compute again: first what is cheap for its size, so little at first."
-    return .69*(1 - run.activation_memory_budget)**2.5
+    "What the activation memory budget has a compiled layer compute again: no products down to 0.7, then evenly (`compiled.csv`)."
+    return min(1., max(0., .7 - run.activation_memory_budget)/.6)
 
+# %% ../nbs/10c_planning.ipynb #10c-062b
 def _layer_work(run, s, rows, again):
     "Work of one layer for one forward and backward pass of `rows`; `again` is the share of it that is computed twice."
     dpo, full, quantized, tokens = run.method == 'dpo', not run.r, run.kind == 'qlora', sum(rows)
@@ -336,7 +337,8 @@ def busy_and_host(
     moved = (f['bytes']*work['bytes'] + f['update']*work['update'])/m.copy_gb_s/1e9
     small = 1e-6*f['gap']*(operations + work['kernels']) + 1e-12*f['update_8bit']*work['update_8bit']
     started = operations + (f['again'] - 1)*work['again'] + f['step']  # in operations, whatever is started
-    started += f['quantized']*work['quantized'] + f['fused']*work['fused'] + f['kernel']*work['kernels'] + f['graph']*work['graphs']
+    started += f['quantized']*work['quantized'] + f['fused']*work['fused']
+    started += f['kernel']*work['kernels'] + f['graph']*work['graphs']
     return arithmetic + moved + small, 1e-6*m.op_us*started
 
 def step_seconds(
@@ -349,6 +351,7 @@ def step_seconds(
     if 'CPU' in gpu['gpu']: return busy + host  # nothing is done at the same time
     return max(busy + factors['waiting']*host, host)
 
+# %% ../nbs/10c_planning.ipynb #10c-067b
 def fit_speed(
     works:list, # from `step_work`
     seconds:list, # measured
@@ -362,7 +365,7 @@ def fit_speed(
     for t in seconds: number('seconds', t, 0, above=True)
     def factors(x):
         found = dict(zip(speed_factors, x))
-        return found | dict(attention=.57*found['matmul'])  # by a profile: too few long rows to tell attention's own
+        return found | dict(attention=.5)  # lesson 09: with heads of 128, sdpa reaches twice what it does with those of 64
     def error(x):
         f = factors(x)
         seen = [(busy_and_host(w, m, f)[0], b) for w,m,b in zip(works, machines, busy or [0]*len(works)) if b]

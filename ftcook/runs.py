@@ -202,6 +202,7 @@ def trl_arguments(
         activation_offloading=run.activation_offloading == 'activations')
     if run.packing in ('bfd', 'wrapped'): args |= dict(packing=True, packing_strategy=run.packing)
     if run.packing == 'padding_free': args |= dict(padding_free=True, max_length=None)
+    if run.compiled != 'none' and run.packing in ('bfd', 'padding_free'): args['pad_to_multiple_of'] = run.tokens # one shape
     return args
 
 def step_config(

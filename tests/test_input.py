@@ -3,13 +3,14 @@ import inspect, json, math
 from functools import partial
 import numpy as np
 import pytest
-from ftcook import bench, comparisons, cost, evaluation, judge as judging, memory, planning, runs, trace
+from ftcook import bench, comparisons, cost, evaluation, judge as judging, machine, memory, planning, runs, trace
 from ftcook.cli import main
 from ftcook.cost import age_days, break_even, compare, estimate, with_interruptions
 from ftcook.comparisons import pairs_needed, power, users_needed
 from ftcook.evaluation import EvalReport, bootstrap, gate, paired, proportion, score_each
 from ftcook.judge import ask, judge, judge_client
-from ftcook.memory import StepTimesCallback, launch_us, measure_run, step_timeline
+from ftcook.machine import call_seconds, host_costs, operation_us
+from ftcook.memory import StepTimesCallback, gpu_use, launch_us, measure_run, step_timeline
 from ftcook.planning import (calibration, checkpointed, fastest, fit_speed, gpu_offers, price_columns, step_work, token_seconds,
     useful_share)
 from ftcook.runs import Run, random_rows, row_lengths, word_tokenizer
@@ -79,7 +80,9 @@ arguments = [
     (partial(useful_share, batch=4), 'lengths', ([], [0], [1.5])), (partial(useful_share, [1, 2]), 'batch', (0, 1.5)),
     (partial(token_seconds, run, gpu=h100, factors=calibration()), 'lengths', ([], [0])),
     (partial(fit_speed, [step_work(run)], machines=[h100]), 'seconds', ([], [0], [nan])),
-    (launch_us, 'n', (0, 1.5)), (word_tokenizer, 'words', (0, 3)),
+    (launch_us, 'n', (0, 1.5)), (partial(gpu_use, []), 'wall_s', (-1,)), (partial(call_seconds, print), 'least', (-1,)),
+    (host_costs, 'layers', (0, 1.5)), (host_costs, 'rounds', (0, 1.5)), (partial(operation_us, {}), 'layers', (0, 1.5)),
+    (word_tokenizer, 'words', (0, 3)),
     (partial(row_lengths, longest=9, rows=2), 'lengths', ('exponential-0', 'normal')),
     (partial(row_lengths, 'fixed', rows=2), 'longest', (0,)), (partial(row_lengths, 'fixed', 9), 'rows', (-1, 1.5)),
     (partial(random_rows, run), 'steps', (0, 1.5)), (partial(random_rows, run, 1), 'words', (3,)),
@@ -114,7 +117,7 @@ def test_every_number_has_its_line():
     passed_on = {(evaluation.harness, 'batch_size'), (bench.run_apart, 'seconds')}  # lm-eval and subprocess refuse
     passed_on |= {(cost.estimate, 'epochs')}  # counts with data only; test_any_model.py tries it
     def of(module): return [o for o in map(vars(module).get, module.__all__) if callable(o) and o.__module__ == module.__name__]
-    for module in (base, bench, comparisons, cost, evaluation, judging, memory, planning, runs, trace):
+    for module in (base, bench, comparisons, cost, evaluation, judging, machine, memory, planning, runs, trace):
         for f in of(module):
             if inspect.isclass(f) and f is not Run: continue
             for p in inspect.signature(f).parameters.values():

@@ -562,11 +562,11 @@ def _base64(pieces):
     "Base64 of joined `pieces` without the newline at the end, piece by piece."
     left = b''
     for piece in pieces:
-        left += piece.removesuffix(b'\n')
-        cut = len(left) - len(left) % 3
+        left += piece
+        cut = (len(left) - 1)//3*3 # the last byte waits
         yield base64.b64encode(left[:cut])
         left = left[cut:]
-    yield base64.b64encode(left)
+    yield base64.b64encode(left.removesuffix(b'\n'))
 
 # %% ../../nbs/01a_data_check.ipynb #01-064
 def _fix_paths(path, fix):

@@ -20,12 +20,10 @@ switches = dict(
     nowait='the trainer does not look for NaN in each loss, and copies batches without waiting',
     lean="nowait, and metrics are looked at when they are logged",
     costs='the partitioner is told what a 4-bit product costs',
-    fused="LoRA's sum inside the product, weights unpacked by bitsandbytes",
-    unpacked="fused, and weights unpacked by plain PyTorch, compiled",
+    fused="LoRA's sum inside the product, and weights unpacked in plain PyTorch (earlier: by bitsandbytes)",
+    unpacked='earlier: as fused, with a compiled function that the product calls for unpacking',
     autotune='inductor tries out kernels for every product',
     clipless='gradients are not clipped',
-    ints='numbers of a module are not compiled in, so that layers with flash_attention_2 share a compilation',
-    apart='attention is left out of the compiled graphs',
     padded='packed rows are filled up to the same length in every step')
 
 keep_all, again = dict(gradient_checkpointing='none'), dict(gradient_checkpointing='full')
@@ -35,29 +33,29 @@ def run(names='', **fields): return dict(switches=names, **fields)
 
 held, long_rows, twice = dict(limit_gib=12), dict(max_length=8192), dict(gradient_accumulation_steps=2)
 varied = dict(lengths='exponential-400', packing='bfd', attn_implementation='flash_attention_2')
+usual = 'lean fused costs' # what `step_trainer` puts on where a run is compiled
 plan = [ # the most important first
-    run(**keep_all), run('lean unpacked', **compiled(.7)),
-    run('lean unpacked', **compiled(.7, how='graphs')), run('lean', **compiled(.7)),
-    run(**compiled(.7)), run('lean fused', **compiled(.7)), run('nowait unpacked', **compiled(.7)), run('nowait', **compiled(.7)),
-    run('lean unpacked costs', **compiled(.2), **held), run('lean costs', **compiled(.2), **held),
-    run('lean unpacked costs', **compiled(.15), **held), run('lean unpacked costs', **compiled(.3, 3), **held),
-    run('lean unpacked', **compiled(1.)), run('lean unpacked costs', **compiled(.5)), run('lean unpacked costs', **compiled(.3)),
-    run('lean unpacked costs', **compiled(.1)),
-    run(use_liger_kernel=True, **keep_all), run('lean', use_liger_kernel=True, **keep_all), run(), run('lean unpacked'),
-    run(**compiled(.7, how='graphs')), run('lean', **compiled(.7, how='graphs')),
-    run('lean unpacked clipless', **compiled(.7)), run('lean autotune', **compiled(.7)),
-    run('lean costs', **compiled(.5)), run('lean costs', **compiled(.3)), run('lean costs', **compiled(.1)), run(**compiled(.5)),
-    run('lean unpacked', **compiled() | again), run(**compiled() | again),
-    run('lean unpacked', **compiled(.7, 6)), run('lean unpacked', **compiled(.7, 8)),
-    run('lean unpacked', **compiled(.7, 1, **long_rows)), run(**compiled(.7, 1, **long_rows)),
-    run('lean unpacked apart padded', **compiled(.7, **varied)), run('apart padded', **compiled(.7, **varied)),
-    run(use_liger_kernel=True, **keep_all, **varied), run('lean unpacked ints padded', **compiled(.7, **varied)),
-    run('lean unpacked', **compiled(.7, 2, **twice)), run('lean unpacked', **compiled(.7, 2, how='graphs', **twice)),
-    run('lean unpacked', **compiled(.7, method='lora')), run(**compiled(.7, method='lora')), run(method='lora', **keep_all),
-    run(**compiled(.3)), run(**compiled(.1)), run(**compiled(1.)), run('lean unpacked', **compiled(.7, 5)),
-    run('lean unpacked', **compiled(.2), **held), run('lean unpacked costs', **compiled(.1, 6), **held),
-    run('lean unpacked costs', **compiled(.5, 2), **held),
-    run('lean unpacked autotune', **compiled(.7)), run('unpacked', **keep_all)]
+    run(usual, **compiled(.7)), run(usual, **compiled(.7, how='graphs')), run(usual, **compiled(.2, 3), **held),
+    run(**compiled(.7)),
+    run(usual, **compiled(.5)), run(usual, **compiled(.3)), run(usual, **compiled(.1)), run(usual, **compiled(1.)),
+    run(usual, **compiled(.7, 1, how='graphs'), **held), run(usual, **compiled(.3, 3), **held), run('lean', **compiled(.7)),
+    run(usual, **compiled(.15), **held), run(**keep_all), run(use_liger_kernel=True, **keep_all), run(),
+    run(usual, **compiled(.4)),
+    run('lean', use_liger_kernel=True, **keep_all), run('lean', **compiled(.5)), run('lean costs', **compiled(.5)),
+    run('lean', **compiled(.3)), run('lean costs', **compiled(.3)), run('lean', **compiled(.1)),
+    run('lean costs', **compiled(.1)),
+    run('lean', **compiled(1.)), run('nowait', **compiled(.7)), run('lean', **compiled(.7, how='graphs')),
+    run(usual + ' padded', **compiled(.7, **varied)), run(usual, **compiled(.7, 1, **long_rows)),
+    run(use_liger_kernel=True, **keep_all, **varied), run('lean', **compiled(.7, 1, **long_rows)),
+    run(usual, **compiled(.2, 3, how='graphs'), **held), run(usual, **compiled(.3, 2), **held),
+    run(usual, **compiled(.1), **held),
+    run(usual, **compiled() | again), run('lean', **compiled() | again), run('lean fused', **compiled(.7)),
+    run(usual, **compiled(.7, 6)), run(usual, **compiled(.7, 8)), run(usual, **compiled(.7, 2)), run(usual, **compiled(.7, 1)),
+    run(usual, **compiled(.7, 1, how='graphs')), run('lean fused clipless', **compiled(.7)), run('lean autotune', **compiled(.7)),
+    run(usual, **compiled(.7, 2, **twice)), run(usual, **compiled(.7, 2, how='graphs', **twice)),
+    run(usual, **compiled(.7, method='lora')), run('lean', **compiled(.7, method='lora')), run(method='lora', **keep_all),
+    run('lean padded', **compiled(.7, **varied)), run('lean', use_liger_kernel=True, **keep_all, **varied), run('lean'),
+    run('lean fused', **keep_all), run(usual + ' autotune', **compiled(.7))]
 
 def complete(job): return Run(**{k: v for k,v in job.items() if k != 'switches'})
 def key_of(job): return job['switches'], *complete(job).key()
@@ -66,16 +64,13 @@ def make_settings(run, on):
     "Settings of torch and arguments of the trainer that switches ask for."
     import torch
     if 'autotune' in on: torch._inductor.config.max_autotune_gemm = True
-    if 'ints' in on: torch._dynamo.config.allow_unspec_int_on_nn_module = True
     args = dict(logging_steps=1, learning_rate=2e-4, lr_scheduler_type='constant')
     if on & {'nowait', 'lean'}: args |= dict(logging_nan_inf_filter=False, accelerator_config=dict(non_blocking=True))
     if 'clipless' in on: args |= dict(max_grad_norm=0.)
     if 'padded' in on: args |= dict(pad_to_multiple_of=run.tokens)
-    if 'apart' in on:
-        from transformers import AttentionInterface
-        attend = AttentionInterface()[run.attn_implementation]
-        AttentionInterface.register(run.attn_implementation, torch.compiler.disable(attend))
     return args
+
+lean_loss = None # for a script that still imports it
 
 def make_watch(shown):
     "A callback that keeps losses, then times steps without looking at them, then profiles two."
@@ -136,7 +131,7 @@ def measure(job, folder):
         torch.manual_seed(1)
         plain = replace(run, compiled='none', activation_memory_budget=1.)
         trainer = step_trainer(plain, folder, model, callbacks=[watch], max_steps=shown + warm + timed + 2, **args)
-        if on & {'fused', 'unpacked'}: fuse_lora(trainer.model, plain='unpacked' in on)
+        if 'fused' in on: fuse_lora(trainer.model)
         if run.compiled != 'none':
             compile_layers(trainer.model, run.activation_memory_budget, run.compiled == 'graphs', fuse=False)
         torch._functorch.config.is_non_builtin_to_include = 'costs' in on
@@ -196,6 +191,6 @@ if __name__ == '__main__':
     for job in jobs:
         left = args.budget - (time.perf_counter() - started)
         if key_of(job) in there or left < 60: continue
-        most = min(left, 300 if {'autotune', 'ints'} & {*job['switches'].split()} else 170)
+        most = min(left, 300 if 'autotune' in job['switches'] else 170)
         why = run_apart([sys.executable, __file__, '--out', str(args.out), '--job', json.dumps(job)], most)
         if why and key_of(job) not in known_rows(args.out, key[1:]): keep(args.out, job, dict(status='error', note=why))

@@ -50,7 +50,8 @@ def keep(machine, path, row):
     merge_rows(path, [dict(machine=machine, gpu=device_name()) | row | label(libraries)], ('machine', *run_fields))
     changed = ' '.join(f'{k}={v}' for k,v in Run.from_row({k: str(row[k]) for k in run_fields}).changes().items())
     found = f"{row['step_s']} s a step, GPU busy {row['busy_share']}, processor {row['host_s']} s, {row['kernels']} kernels"
-    print(f"{time.perf_counter()-started:5.0f} s  {row['seconds']} s  {changed}: {row['status']} {found} {row['note']}", flush=True)
+    after = f"{time.perf_counter()-started:5.0f} s  {row['seconds']} s"
+    print(f"{after}  {changed}: {row['status']} {found} {row['note']}", flush=True)
 
 def apart(args, *more, seconds):
     "This script in a process of its own."
