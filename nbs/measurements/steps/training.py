@@ -198,7 +198,8 @@ if __name__ == '__main__':
     args = parser.parse_args()
     if args.jobs: run_all(json.loads(args.jobs.read_text()), args.out, args.budget)
     else:
-        jobs = [(name, run | (dict(model=args.model) if args.model else {})) for name in args.groups for run in (groups | waiting)[name]]
+        there, of_model = groups | waiting, dict(model=args.model) if args.model else {}
+        jobs = [(name, run | of_model) for name in args.groups for run in there[name]]
         if args.resume:
             there = known(args.out)
             jobs = [j for j in jobs if key_of(*j) not in there]
