@@ -15,7 +15,6 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 from transformers.modeling_layers import GradientCheckpointingLayer
-from .compiled import count_products, fuse_lora
 from .runs import Run
 from .runtime import number
 
@@ -182,8 +181,7 @@ def _cudnn_backward(live, grad, query, key, value, *rest, **kwargs):
     live.count(attention=5*query.numel()*key.shape[-2])
     return found
 
-graph_kernels = {
-    torch.ops.ftcook.product.default: _product,
+graph_kernels = { # and LoRA's product, once a layer has it
     torch.ops.aten._scaled_dot_product_cudnn_attention.default: _cudnn,
     torch.ops.aten._scaled_dot_product_cudnn_attention_backward.default: _cudnn_backward}
 
@@ -215,6 +213,8 @@ def partitions(
 
 # %% ../nbs/partition.ipynb #part-22
 def _of_layer(layer, fill, called, budget):
+    from ftcook.compiled import count_products, fuse_lora # which loads the compiler
+    graph_kernels[torch.ops.ftcook.product.default] = _product
     made = {}
     fill(layer)
     layer.train()

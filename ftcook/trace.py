@@ -80,7 +80,7 @@ class LiveBytes(TorchDispatchMode):
 # %% ../nbs/11a_trace.ipynb #11a-024
 @patch_to(LiveBytes)
 def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-    kwargs, gpu = kwargs or {}, self.gpu and gpu_kernels.get(func)
+    kwargs, gpu = kwargs or {}, self.gpu and (gpu_kernels.get(func) or graph_kernels.get(func))
     if self.muted: return func(*args, **kwargs)
     out = gpu(self, *args, **kwargs) if gpu else func(*args, **kwargs)
     made = _tensors(out)
@@ -163,7 +163,7 @@ gpu_kernels = {  # what stands in for an operation while a step is traced
     _aten.index.Tensor: _rows,
     _aten.masked_select.default: _selected,
     _aten.masked_scatter_backward.default: _scattered,
-    _aten._local_scalar_dense.default: _any_number} | graph_kernels
+    _aten._local_scalar_dense.default: _any_number}
 
 # %% ../nbs/11a_trace.ipynb #11a-035
 def _gpu_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, **kwargs):
