@@ -8,7 +8,7 @@ Docs: https://ftcook.github.io/ftcook/compiled.html.md"""
 __all__ = ['unpacked', 'product', 'count_products', 'LoraProduct', 'fuse_lora', 'compile_layers', 'wait_less']
 
 # %% ../nbs/compiled.ipynb #compiled-004
-import math, types
+import functools, math, types
 import torch
 from torch import nn
 from torch.utils.flop_counter import flop_registry, register_flop_formula
@@ -31,7 +31,8 @@ def unpacked(
     index = torch.stack((pairs >> 4, pairs & 15), -1).view(-1, blocks[0])
     return (code[index]*scale[:, None]).to(dtype).view(shape)
 
-_unpacked_fast = torch.compile(unpacked, dynamic=False)
+@functools.cache
+def _compiled(): return torch.compile(unpacked, dynamic=False)
 
 def _unpacked_by_bitsandbytes(weight, state, blocks, shape, dtype):
     ops, (scale, _, *outer) = torch.ops.bitsandbytes, state
@@ -53,7 +54,7 @@ def product(
 )->torch.Tensor:
     "The product with a stored weight, and LoRA's on top of it, without a tensor in between."
     if state:
-        unpack = _unpacked_fast if x.is_cuda else _unpacked_by_bitsandbytes
+        unpack = _compiled() if x.is_cuda else _unpacked_by_bitsandbytes
         weight = unpack(weight, state, blocks, (rows, 2*weight.numel()//rows), x.dtype)
     out = x.flatten(0, -2) @ (weight.T if forward else weight)
     return out.addmm_(low.flatten(0, -2), high, alpha=scale).view(*x.shape[:-1], -1)

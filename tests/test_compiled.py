@@ -41,7 +41,7 @@ def test_unpacked_in_plain_pytorch_is_what_bitsandbytes_says(nested):
     more = [state.offset, state.state2.absmax, state.state2.code] if nested else []
     args = packed, [state.absmax, state.code, *more], [state.blocksize, 256], tuple(state.shape), weight.dtype
     theirs = bnb.dequantize_4bit(packed, state)
-    for unpack in unpacked, compiled._unpacked_fast, compiled._unpacked_by_bitsandbytes:
+    for unpack in unpacked, compiled._compiled(), compiled._unpacked_by_bitsandbytes:
         assert torch.allclose(unpack(*args), theirs, atol=1e-6)
 
 @pytest.mark.parametrize('quantize', ['none', 'nf4', 'nf4-double'])
