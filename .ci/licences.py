@@ -1,5 +1,5 @@
 """THIRD_PARTY.md: what the course is built on and under which licences, from what is installed. `make licences` writes it."""
-import importlib.metadata, re, tomllib
+import importlib.metadata, re, sysconfig, tomllib
 from pathlib import Path
 
 root = Path(__file__).resolve().parents[1]
@@ -31,8 +31,9 @@ def declared():
     return {group: [plain(re.match(r'[\w.-]+', o)[0]) for o in asked] for group,asked in groups.items()}
 
 def installed():
-    "Name to metadata."
-    return {plain(d.metadata['Name']): d.metadata for d in importlib.metadata.distributions()}
+    "Name to metadata, without what setuptools carries in a folder of its own."
+    folders = sorted({sysconfig.get_path(name) for name in ('purelib', 'platlib')})
+    return {plain(d.metadata['Name']): d.metadata for d in importlib.metadata.distributions(path=folders)}
 
 def not_permissive():
     "What is installed under a licence that is not permissive, or under none that it states."

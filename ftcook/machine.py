@@ -15,6 +15,7 @@ import psutil, torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoConfig
 from .bench import device_name, label, measurement, read_table
+from .outputs import write_output
 from .memory import StepTimesCallback, free_gpu, launch_us
 from .planning import read_machine, step_work
 from .runs import Run, step_trainer
@@ -116,7 +117,7 @@ def calibrate(
     steps = host_costs()
     found |= dict(launch_us=round(launch_us(), 2), op_us=operation_us(steps), steps_ms=steps)
     found |= label() | dict(seconds=round(time.perf_counter() - start, 1))
-    if path: Path(path).write_text(json.dumps(found, indent=1) + '\n')
+    if path: write_output(path, json.dumps(found, indent=1) + '\n')
     return found
 
 # %% ../nbs/10e_machine.ipynb #10e-030

@@ -98,7 +98,7 @@ def trl_trainer(run, settings, callbacks):
     from ftcook.runs import step_trainer
     from transformers import AutoModelForCausalLM
     model = AutoModelForCausalLM.from_pretrained(folder_of(run), dtype=run.dtype, attn_implementation=run.attn_implementation,
-        device_map={'': device()})
+        device_map={'': device()}, trust_remote_code=False)
     if device() == 'cpu' and run.quantize.startswith('nf4'): trainable_on_cpu(model)
     return step_trainer(run, settings.pop('output_dir'), model, rows_of(run), callbacks, **settings)
 
@@ -110,7 +110,7 @@ def unsloth_trainer(run, settings, callbacks):
     from trl import SFTConfig, SFTTrainer
     lora, own = lora_config(r=run.r), run.activation_offloading == 'checkpoints'
     model, tokenizer = FastLanguageModel.from_pretrained(str(folder_of(run)), max_seq_length=run.max_length,
-        load_in_4bit=run.quantize != 'none', dtype=None)
+        load_in_4bit=run.quantize != 'none', dtype=None, trust_remote_code=False)
     model = FastLanguageModel.get_peft_model(model, r=run.r, lora_alpha=lora.lora_alpha, lora_dropout=0, bias='none',
         random_state=0, target_modules=[f'{name}_proj' for name in ('q', 'k', 'v', 'o', 'gate', 'up', 'down')],
         use_gradient_checkpointing='unsloth' if own else run.gradient_checkpointing == 'full')
