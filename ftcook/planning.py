@@ -143,7 +143,9 @@ def step_moments(
     loose = 2*s.a if run.gradient_checkpointing == 'selective' else 0  # selective checkpointing keeps the attention's output
     saved = tokens*(twice*(e*s.h + loose) + (s.layers - twice)*layer)
     again = tokens*layer if _layer_again(run, s.layers) else 0
-    if run.compiled != 'none': again += tokens*(_compiled_keeps(run, s)[1] - _compiled_keeps(run, s)[0])
+    if run.compiled != 'none':
+        kept, made = _compiled_keeps(run, s)
+        again += tokens*(made - kept)
     casts = 2*fixed['weights']//e if e == 4 and full else 0       # autocast's 16-bit copies of float32 weights
     cast_left = casts*(s.layers - twice)/s.layers
     scored = tokens*(.5 if run.method == 'dpo' else 1)            # of a preference pair only the answers, here half of each row
@@ -434,7 +436,7 @@ _budgets = (1., .7, .5, .3, .1)
 
 def _candidates(base, packs, compiled):
     "Every setting that is considered: batch, checkpointing, whether rows are packed, and compiled layers with their budgets."
-    for batch,budget in product(_batches, _budgets[:len(_budgets)*compiled]):
+    for batch,budget in product(_batches, _budgets if compiled else ()):
         yield replace(base, per_device_train_batch_size=batch, gradient_checkpointing='none', use_liger_kernel=False,
             attn_implementation='sdpa', compiled='layers', activation_memory_budget=budget)
     for batch,mode,packed in product(_batches, _checkpointings, packs):

@@ -15,13 +15,13 @@ found_here = ('step_s tokens_per_s peak_allocated_gib peak_reserved_gib busy_s k
 key = ('gpu', 'switches', *run_fields)
 learned, warm, timed = 20, 5, 10 # steps whose loss is kept, left out, timed
 
-# Switches beside the fields of a run: what each does is in `prepare`
+# Switches beside the fields of a run: what each does is in `make_settings` and `measure`
 switches = dict(
     nowait='the trainer does not look for NaN in each loss, and copies batches without waiting',
     lean="nowait, and metrics are looked at when they are logged",
     costs='the partitioner is told what a 4-bit product costs',
-    fused="LoRA's sum inside the product, and weights unpacked in plain PyTorch (earlier: by bitsandbytes)",
-    unpacked='earlier: as fused, with a compiled function that the product calls for unpacking',
+    unpacked="LoRA's sum inside the product, and weights unpacked in plain PyTorch, compiled",
+    fused='earlier: as unpacked, with weights unpacked by bitsandbytes',
     autotune='inductor tries out kernels for every product',
     clipless='gradients are not clipped',
     padded='packed rows are filled up to the same length in every step')
@@ -33,7 +33,7 @@ def run(names='', **fields): return dict(switches=names, **fields)
 
 held, long_rows, twice = dict(limit_gib=12), dict(max_length=8192), dict(gradient_accumulation_steps=2)
 varied = dict(lengths='exponential-400', packing='bfd', attn_implementation='flash_attention_2')
-usual = 'lean fused costs' # what `step_trainer` puts on where a run is compiled
+usual = 'lean unpacked costs' # what `step_trainer` puts on where a run is compiled
 plan = [ # the most important first
     run(usual, **compiled(.7)), run(usual, **compiled(.7, how='graphs')), run(usual, **compiled(.2, 3), **held),
     run(**compiled(.7)),
@@ -49,13 +49,14 @@ plan = [ # the most important first
     run(use_liger_kernel=True, **keep_all, **varied), run('lean', **compiled(.7, 1, **long_rows)),
     run(usual, **compiled(.2, 3, how='graphs'), **held), run(usual, **compiled(.3, 2), **held),
     run(usual, **compiled(.1), **held),
-    run(usual, **compiled() | again), run('lean', **compiled() | again), run('lean fused', **compiled(.7)),
+    run(usual, **compiled() | again), run('lean', **compiled() | again), run('lean unpacked', **compiled(.7)),
     run(usual, **compiled(.7, 6)), run(usual, **compiled(.7, 8)), run(usual, **compiled(.7, 2)), run(usual, **compiled(.7, 1)),
-    run(usual, **compiled(.7, 1, how='graphs')), run('lean fused clipless', **compiled(.7)), run('lean autotune', **compiled(.7)),
+    run(usual, **compiled(.7, 1, how='graphs')), run('lean unpacked clipless', **compiled(.7)),
+    run('lean autotune', **compiled(.7)),
     run(usual, **compiled(.7, 2, **twice)), run(usual, **compiled(.7, 2, how='graphs', **twice)),
     run(usual, **compiled(.7, method='lora')), run('lean', **compiled(.7, method='lora')), run(method='lora', **keep_all),
     run('lean padded', **compiled(.7, **varied)), run('lean', use_liger_kernel=True, **keep_all, **varied), run('lean'),
-    run('lean fused', **keep_all), run(usual + ' autotune', **compiled(.7))]
+    run('lean unpacked', **keep_all), run(usual + ' autotune', **compiled(.7))]
 
 def complete(job): return Run(**{k: v for k,v in job.items() if k != 'switches'})
 def key_of(job): return job['switches'], *complete(job).key()
@@ -80,7 +81,7 @@ def make_watch(shown):
         if torch.cuda.is_available(): torch.cuda.synchronize()
         return time.perf_counter()
     class Watch(TrainerCallback):
-        losses, at, host, profiler = [], {}, 0., None
+        losses, at, profiler = [], {}, None
         def on_log(self, args, state, control, logs=None, **kwargs):
             if 'loss' in logs and len(self.losses) < shown: self.losses.append(logs['loss'])
         def on_step_begin(self, args, state, control, **kwargs):
@@ -90,15 +91,13 @@ def make_watch(shown):
             if step == shown + warm + timed and torch.cuda.is_available():
                 self.profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
                 self.profiler.__enter__()
-                self.at['profile'] = now()
         def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == shown + warm + timed: self.host = time.perf_counter()
             if self.profiler and state.global_step == shown + warm + timed + 2:
-                self.at['profiled'] = now()
+                now()
                 self.profiler.__exit__(None, None, None)
     return Watch()
 
-def look(profiler, wall):
+def look(profiler):
     "How long the GPU was at work, in two steps, how many kernels it ran, and before which of them it waited longest."
     from torch.autograd import DeviceType
     events = [e for e in profiler.events() if e.device_type == DeviceType.CUDA]
@@ -131,7 +130,7 @@ def measure(job, folder):
         torch.manual_seed(1)
         plain = replace(run, compiled='none', activation_memory_budget=1.)
         trainer = step_trainer(plain, folder, model, callbacks=[watch], max_steps=shown + warm + timed + 2, **args)
-        if 'fused' in on: fuse_lora(trainer.model)
+        if 'unpacked' in on: fuse_lora(trainer.model)
         if run.compiled != 'none':
             compile_layers(trainer.model, run.activation_memory_budget, run.compiled == 'graphs', fuse=False)
         torch._functorch.config.is_non_builtin_to_include = 'costs' in on
@@ -147,7 +146,7 @@ def measure(job, folder):
     found = dict(step_s=round(step, 4), tokens_per_s=round(tokens/step, 1),
         compile_s=round(watch.at[1] - watch.at[0], 1), losses=' '.join(f'{x:.5f}' for x in watch.losses), launch_us=slow)
     found |= dict(graphs=counters['stats']['unique_graphs'], breaks=sum(counters['graph_break'].values()))
-    if watch.profiler: found |= look(watch.profiler, watch.at['profiled'] - watch.at['profile'])
+    if watch.profiler: found |= look(watch.profiler)
     return found | _peaks() | dict(status='ok')
 
 def keep(path, job, found):

@@ -166,18 +166,11 @@ def watcher(found):
 def busy(profile, tokens, found):
     "How long the GPU worked in a profiled step, for how many tokens, and what it worked on."
     import torch
-    from torch.autograd import DeviceType
+    from compiled import look # looks at two steps as well
     torch.cuda.synchronize()
     profile.__exit__(None, None, None)
-    events = sorted((e.time_range.start, e.time_range.end, e.name) for e in profile.events() if e.device_type == DeviceType.CUDA)
-    total, us, end = {}, 0., 0.
-    for start,stop,name in events: # copies run beside kernels: no moment counts twice
-        us, end = us + max(0., stop - max(start, end)), max(end, stop)
-        total[name] = total.get(name, 0) + (stop - start)
-    found.update(kernels=len(events)//profiled, busy_s=round(us/1e6/profiled, 4), busy_tokens=round(tokens/profiled, 1))
-    longest = sorted(total, key=total.get)[:-15:-1]
-    print(f'GPU busy {us/1e3/profiled:.0f} ms a step of {1e3*found["step_s"]:.0f}',
-        *(f'{total[name]/1e3/profiled:8.1f} ms  {name[:100]}' for name in longest), sep='\n  ', flush=True)
+    seen = look(profile)
+    found.update(kernels=seen['kernels'], busy_s=seen['busy_s'], busy_tokens=round(tokens/profiled, 1))
 
 def measure(library, run):
     "One run, in this process."
